@@ -29,6 +29,7 @@ from overlaykit.changes.run import (
 from overlaykit.changes.staging import Staging
 from overlaykit.changes.state import CutOff, NothingApplied, State
 from overlaykit.changes.steps import Places
+from overlaykit.overlay import originals
 from overlaykit.overlay.faults import reach
 from overlaykit.record import Record
 from overlaykit.scope import suppress
@@ -61,7 +62,7 @@ class Notable(Record, kw_only=True):
 class Outcome(Record, kw_only=True):
     """What was written, or would be. With `conflicts` nothing is. `skipped`: where the target's files stay.
 
-    `overwritten`: where they gave way.
+    `overwritten`: where they gave way. `merged`: where both were merged.
     """
 
     written: tuple[Written, ...] = ()
@@ -69,6 +70,7 @@ class Outcome(Record, kw_only=True):
     conflicts: tuple[Conflict, ...] = ()
     skipped: tuple[Conflict, ...] = ()
     overwritten: tuple[Conflict, ...] = ()
+    merged: tuple[Conflict, ...] = ()
 
 
 def apply(
@@ -122,7 +124,7 @@ def apply(
         run = Run(application, root, state)
         stack.callback(run.close)
         try:
-            run.begin(request)
+            run.begin(request, tuple(one.path for one in made.merged))
             steps = Staging(comparison, run.places, state, request, made).steps()
             attributes.sync_file_system(root)
             reach("apply.staged")
@@ -178,6 +180,7 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
                 without=begun.without,
                 paths=begun.paths,
                 choice=begun.choice,
+                merges=begun.merges,
                 consumes=begun.consumes,
                 is_last=begun.is_last,
             )
@@ -325,7 +328,9 @@ def _base(
             end = one.journal.end if one.is_applied else None
             if isinstance(end, Applied) and end.time_ns > began.since_ns:
                 for step in one.journal.steps or ():
-                    if step.root == "target" and step.moved is not None:
+                    # What was merged holds changes that the view lacks.
+                    is_of_view = step.path not in one.begun.merged
+                    if step.root == "target" and step.moved is not None and is_of_view:
                         written[step.moved.ino] = end.time_ns
                         written.update(dict.fromkeys(step.held, end.time_ns))
     return Base(
@@ -337,6 +342,8 @@ def _base(
         or functools.cache(
             lambda: left_names(request.upper, request.lowers) if request.within else set()
         ),
+        originals=originals.beside(os.path.realpath(request.upper)),
+        merges=request.merges,
     )
 
 
@@ -399,6 +406,7 @@ def _outcome(made: Plan) -> Outcome:
         conflicts=() if decided else tuple(made.conflicts),
         skipped=tuple(made.skipped),
         overwritten=tuple(made.conflicts) if decided else (),
+        merged=tuple(made.merged),
     )
 
 

@@ -49,6 +49,9 @@ class Begun(Record, kw_only=True):
     paths: tuple[str, ...]
     without: tuple[str, ...] = ()
     choice: str
+    merges: bool = False
+    merged: tuple[str, ...] = ()
+    """Paths of files that are neither the view's nor what the target had, but merged."""
     consumes: bool
     is_last: bool = False
     """Whether the upper is removed once it is applied: what it held is dropped when that is taken back."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from overlaykit import _native, attributes, handles, mountinfo
 from overlaykit.changes.contents import same_contents
+from overlaykit.changes.merging import Merger, NotMerged
 from overlaykit.changes.model import Change, Version
 from overlaykit.changes.steps import Seen, digest_of
 from overlaykit.errors import Error
@@ -27,6 +28,7 @@ from overlaykit.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
+    from overlaykit.changes.merging import Text
     from overlaykit.changes.read import Comparison
     from overlaykit.changes.steps import Places
 
@@ -51,10 +53,14 @@ class OnOtherFileSystem(Error):
 
 
 class Conflict(Record, kw_only=True):
-    """A path of the target that is not what the view began with. `reason`: what happened to it."""
+    """A path of the target that is not what the view began with. `reason`: what happened to it.
+
+    `can_merge`: both are texts whose changes do not touch each other.
+    """
 
     path: str
     reason: str
+    can_merge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +77,14 @@ class Arrival:
     """What is put under a path of the view. `displaced`: what is there until then.
 
     `moved_from`: the old path of what is only renamed. `linked_to`: that of a file of which it is a name. Else it is
-    the change's new file.
+    the change's new file, or `merged`, what that and the target's make together.
     """
 
     change: Change
     displaced: Seen | None
     moved_from: bytes | None = None
     linked_to: bytes | None = None
+    merged: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ class Plan:
     """Directories of the target that move, by their old paths."""
     conflicts: list[Conflict]
     skipped: list[Conflict]
+    merged: list[Conflict]
+    """Files of which both have changed the text, and that get both changes."""
     choice: Choice
 
     @property
@@ -122,6 +131,7 @@ class Base:
     `root`: what the target itself was before the state directory was made in it.
     `written`: inode numbers, and the time until when overlaykit itself wrote them.
     `left_elsewhere`: the inode numbers of what has left its name outside of the target.
+    `originals`: the directory that may hold what files of the lower were. `merges`: texts are merged from these.
     """
 
     root: os.stat_result
@@ -129,6 +139,8 @@ class Base:
     began: Began
     written: Mapping[int, int]
     left_elsewhere: LeftElsewhere = frozenset
+    originals: str
+    merges: bool
 
 
 def plan(
@@ -237,7 +249,8 @@ def _is_in(path: bytes, tops: Container[bytes]) -> bool:
 class _Planner:
     """`agreed`: changes that need not be made: the target has them already, or they are mere touches.
 
-    `mergeable`: paths of conflicts that do not concern what is below them. `changed_inodes`: the numbers of all files
+    `mergeable`: paths of conflicts that do not concern what is below them. `merged`: texts in place of conflicts.
+    `changed_inodes`: the numbers of all files
     that the view has changed, also of those that are not written now.
     """
 
@@ -258,6 +271,8 @@ class _Planner:
         self.conflicts: dict[bytes, Conflict] = {}
         self.agreed: set[_Drop] = set()
         self.mergeable: set[bytes] = {b""}
+        self.merged: dict[bytes, Text] = {}
+        self._merger = Merger(comparison, places, base.originals if base.is_lower else None)
         self._inodes = {one.old.stat.st_ino for one in changes if one.old is not None}
         self._sources = {
             one.old_path: one
@@ -313,6 +328,10 @@ class _Planner:
             opened=opened,
             conflicts=list(self.conflicts.values()),
             skipped=[],
+            merged=[
+                Conflict(path=os.fsdecode(path), reason="both have changed it")
+                for path in self.merged
+            ],
             choice="",
         )
 
@@ -526,6 +545,7 @@ class _Planner:
                     None if st is None else self._seen(st, digest),
                     moved_from,
                     None if moved_from is not None else self._linked_to(change),
+                    self.merged.get(change.path),
                 )
             )
         return arrivals, kept
@@ -583,8 +603,9 @@ class _Planner:
 
     # Conflicts
 
-    def _conflict(self, path: bytes, reason: str) -> None:
-        self.conflicts.setdefault(path, Conflict(path=os.fsdecode(path), reason=reason))
+    def _conflict(self, path: bytes, reason: str, *, can_merge: bool = False) -> None:
+        found = Conflict(path=os.fsdecode(path), reason=reason, can_merge=can_merge)
+        self.conflicts.setdefault(path, found)
 
     def _check_missing(self, change: Change) -> None:
         """Nothing has to make way for a change."""
@@ -656,12 +677,28 @@ class _Planner:
         elif change.old is None or change.old_path != place:
             self._conflict(change.path, "the layer has such a file now, too")
         elif self._knows(change, st):
-            self._conflict(change.path, "the layer's file has changed")
+            self._merge(change, place, st, "the layer's file has changed")
         else:
-            self._conflict(
-                change.path, "the upper does not say whether the layer's file has changed"
+            self._merge(
+                change, place, st, "the upper does not say whether the layer's file has changed"
             )
         return digest
+
+    def _merge(self, change: Change, place: bytes, st: os.stat_result, reason: str) -> None:
+        """Merge a file that both have changed, if that is asked for, else name the conflict."""
+        try:
+            merged = self._merger.merged(change, place, st)
+            is_there = change.kind == "changed" and self._merger.is_unchanged(merged, place, st)
+        except (NotMerged, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self._conflict(change.path, f"{reason}: {why}" if self._base.merges else reason)
+            return
+        if not self._base.merges:
+            self._conflict(change.path, reason, can_merge=True)
+        elif is_there:
+            self.agreed.add((change.path, False, False))
+        else:
+            self.merged[change.path] = merged
 
     def _is_leaving_below(self, place: bytes) -> Callable[[str], bool]:
         top = place + b"/" if place else b""

@@ -74,6 +74,7 @@ class Request(Record, kw_only=True):
     """What to apply. `upper`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards.
     `is_last`: and then it is removed.
 
+    `merges`: texts that both have changed are merged, before the `choice` counts.
     `within`: a directory of both that is applied, the root of all paths. `without`: paths that are left out.
     """
 
@@ -83,6 +84,7 @@ class Request(Record, kw_only=True):
     paths: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     choice: str = ""
+    merges: bool = False
     consumes: bool = True
     is_last: bool = False
 
@@ -106,8 +108,8 @@ class Run:
     def close(self) -> None:
         self._stack.close()
 
-    def begin(self, request: Request) -> None:
-        """Write what is asked for, and open the upper."""
+    def begin(self, request: Request, merged: tuple[str, ...] = ()) -> None:
+        """Write what is asked for, and open the upper. `merged`: paths of files that are merged."""
         store = ""
         if request.consumes and not is_movable(request.applied, self.places.roots["target"]):
             above, name = os.path.split(os.path.realpath(request.upper))
@@ -122,6 +124,8 @@ class Run:
                 paths=request.paths,
                 without=request.without,
                 choice=request.choice,
+                merges=request.merges,
+                merged=merged,
                 consumes=request.consumes,
                 is_last=request.is_last,
                 store=store,
@@ -284,7 +288,8 @@ class Run:
 
         Requires: the end is written: a mark that is missing makes conflicts, a wrong one hides them.
         """
-        if not (self._begun.paths or self._begun.choice or self._begun.within):
+        begun = self._begun
+        if not (begun.paths or begun.choice or begun.merged or begun.within):
             _mark(
                 self._begun.upper, lambda path, prefix: began.record_restored(path, prefix, time_ns)
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
+from overlaykit.changes import merging
 from overlaykit.changes.steps import Meta, Seen, Step, overlay_xattrs
 from overlaykit.changes.whole import Whole, is_marked
 from overlaykit.overlay import overrides
@@ -72,6 +73,7 @@ class Staging:
             if (
                 arrival.moved_from is None
                 and arrival.linked_to is None
+                and arrival.merged is None
                 and not new.is_directory
                 and new.layer_dir.layer.writable
                 and new.data is None
@@ -338,7 +340,10 @@ class Staging:
                 return path
             self._made_for[new.inode] = path
         try:
-            self._make(new, path, arrival.change.kept)
+            if arrival.merged is None:
+                self._make(new, path, arrival.change.kept)
+            else:
+                self._make_merged(arrival.merged, path)
         except OSError as error:
             raise OSError(error.errno, error.strerror, arrival.change.path) from None
         return path
@@ -353,6 +358,13 @@ class Staging:
                 os.close(target)
         finally:
             os.close(source)
+
+    def _make_merged(self, text: merging.Text, path: str) -> None:
+        fd = os.open(path, NEW_FILE, 0o600, dir_fd=self._fd)
+        try:
+            merging.make(text, fd)
+        finally:
+            os.close(fd)
 
     def _make_empty(self, new: Version, path: str) -> int:
         if new.is_regular:

@@ -103,6 +103,12 @@ def parser() -> Parser:
         help="where the layer has changed, too, keep what it has",
     )
     command.add_argument(
+        "--merge",
+        action="store_true",
+        help="where both have changed a text, write both changes, if they do not touch each other and the view has"
+        " kept the original ('try' and 'run --keep-originals' do, up to 1 MiB); --theirs or --ours is for the rest",
+    )
+    command.add_argument(
         "--keep", action="store_true", help="copy the upper's files instead of moving them"
     )
     command.add_argument(
@@ -150,6 +156,7 @@ def main(arguments: list[str]) -> int:
                 stack,
                 paths=[os.path.join("/", path) for path in args.paths],
                 choice=args.choice,
+                merges=args.merge,
                 consumes=not args.keep,
                 dry_run=args.dry_run,
             )
@@ -161,6 +168,7 @@ def main(arguments: list[str]) -> int:
         lowers=tuple(map(os.path.realpath, stack.layers)),
         paths=tuple(args.paths),
         choice=args.choice,
+        merges=args.merge,
         consumes=not (args.keep or args.paths or args.to),
     )
     with _unused(stack), signals.unwound():
@@ -182,7 +190,7 @@ def _later(args: argparse.Namespace) -> int:
     from overlaykit.changes import applying
     from overlaykit.changes.model import STATE
 
-    if args.paths or args.keep or args.dry_run or args.choice:
+    if args.paths or args.keep or args.dry_run or args.choice or args.merge:
         raise Usage("apply", "--resume, --undo and --drop take no other option but --to and --json")
     if args.force and not args.undo:
         raise Usage("apply", "--force is for --undo")
@@ -283,9 +291,10 @@ def _print(outcome: Outcome, targets: Sequence[str], *, every: bool) -> None:
     for conflict in outcome.conflicts:
         print_error(f"{conflict.path}: {conflict.reason}")
     if outcome.conflicts:
+        can_merge = any(conflict.can_merge for conflict in outcome.conflicts)
         print_error(
             f"{targets[0]}: nothing is applied: --theirs writes there what the view has, --ours keeps what the layer"
-            " has"
+            " has" + (", --merge first merges texts" if can_merge else "")
         )
         return
     if every:
@@ -296,6 +305,8 @@ def _print(outcome: Outcome, targets: Sequence[str], *, every: bool) -> None:
         print(one_line(f"{notable.what}: {notable.path}"))
     for kept in outcome.skipped:
         print(one_line(f"kept: {kept.path}: {kept.reason}"))
+    for merged in outcome.merged:
+        print(one_line(f"merged: {merged.path}: {merged.reason}"))
     for gone in outcome.overwritten:
         print(one_line(f"overwritten: {gone.path}: {gone.reason}"))
     counts = dict.fromkeys(_LETTERS, 0)

@@ -104,6 +104,7 @@ def apply(
     *,
     paths: Sequence[str] = (),
     choice: str = "",
+    merges: bool = False,
     consumes: bool = True,
     is_last: bool = False,
     dry_run: bool = False,
@@ -135,6 +136,7 @@ def apply(
             paths=chosen[part],
             without=without[part],
             choice=choice,
+            merges=merges,
             consumes=consumes and not paths,
             is_last=is_last and not paths,
             dry_run=dry,
@@ -172,7 +174,7 @@ def _take_back(done: Iterable[str]) -> None:
 
 
 def _only_conflicts(outcome: Outcome) -> Outcome:
-    return outcome.replace(written=(), notable=(), skipped=(), overwritten=())
+    return outcome.replace(written=(), notable=(), skipped=(), overwritten=(), merged=())
 
 
 def _apply(
@@ -182,6 +184,7 @@ def _apply(
     paths: Sequence[str],
     without: Sequence[str],
     choice: str,
+    merges: bool,
     consumes: bool,
     is_last: bool,
     dry_run: bool,
@@ -200,6 +203,7 @@ def _apply(
         paths=tuple(paths),
         without=tuple(without),
         choice=choice,
+        merges=merges,
         consumes=consumes and applying.is_on_one_mount(stack.upper + part.path, part.path),
         is_last=is_last,
     )

@@ -32,6 +32,10 @@ _CHOICE: Final = "Which (1-3,7; a path; * for all; nothing for none)? "
 _CONFLICTS: Final = (
     "Write what the command has there ([t]heirs), keep what the host has ([o]urs), or [c]ancel? "
 )
+_MERGE: Final = (
+    "[m]erge texts, write what the command has there ([t]heirs), keep what the host has ([o]urs),"
+    " or [c]ancel? "
+)
 
 
 class Kept(Exception):
@@ -81,8 +85,8 @@ class Question:
         """What to do. Raises: Kept."""
         return self._line(_QUESTION)
 
-    def ask_conflicts(self) -> str:
-        return self._line(_CONFLICTS)
+    def ask_conflicts(self, *, can_merge: bool) -> str:
+        return self._line(_MERGE if can_merge else _CONFLICTS)
 
     def help(self) -> None:
         print(_HELP, file=sys.stderr)

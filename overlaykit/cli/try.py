@@ -162,7 +162,7 @@ def _define(
     from overlaykit.views import named
 
     tried = on or areas.writable_by_default()
-    arguments = ["--userns", "keep-id", "--share-home"]
+    arguments = ["--userns", "keep-id", "--share-home", "--keep-originals"]
     arguments += ["--network", "none" if args.no_network else "host"]
     for path in args.hide:
         arguments += ["--hide", os.path.abspath(path)]
@@ -220,6 +220,8 @@ class _Try:
         """Whether a signal came while the command ran, which may have cut it off."""
         self._conflicts: set[str] = set()
         """The paths of those that were named last."""
+        self._can_merge = False
+        """Whether some of these are texts that can be merged."""
 
     def decide(self, status: int) -> int:
         """Decide what becomes of the changes of a command with this exit status. Returns: the status of this one."""
@@ -408,13 +410,13 @@ class _Try:
         self._say_kept()
         return False
 
-    def _apply(self, paths: Sequence[str], choice: str = "") -> bool:
+    def _apply(self, paths: Sequence[str], choice: str = "", *, merges: bool = False) -> bool:
         """Apply some paths, or all; say what prevents it. Returns: whether they are applied."""
         self._conflicts = set()
         try:
             with signals.unwound():
                 outcome, directories = areas.apply(
-                    self._stack(), paths=paths, choice=choice, is_last=True
+                    self._stack(), paths=paths, choice=choice, merges=merges, is_last=True
                 )
         except KeyboardInterrupt:
             print_error("interrupted: nothing is applied")
@@ -428,7 +430,11 @@ class _Try:
             return False
         for one in outcome.notable:
             print_error(f"{one.what}: /{one.path}")
-        for what, conflicts in (("kept", outcome.skipped), ("overwritten", outcome.overwritten)):
+        for what, conflicts in (
+            ("kept", outcome.skipped),
+            ("merged", outcome.merged),
+            ("overwritten", outcome.overwritten),
+        ):
             for conflict in conflicts:
                 print_error(f"{what}: /{conflict.path}: {conflict.reason}")
         print_error("applied" if outcome.written else "nothing to apply")
@@ -504,29 +510,37 @@ class _Try:
         if self._apply(paths):
             return True
         named = self._conflicts
+        merges = False
         while named:
-            answer = question.ask_conflicts()
+            answer = question.ask_conflicts(can_merge=self._can_merge)
+            if answer in ("m", "merge") and self._can_merge:
+                merges = True
+                if self._apply(paths, merges=True):
+                    return True
+                named = self._conflicts
+                continue
             choice = {"t": "theirs", "theirs": "theirs", "o": "ours", "ours": "ours"}.get(answer)
             if choice is None:
                 return False
             try:
-                now = self._find_conflicts(paths)
+                now = self._find_conflicts(paths, merges=merges)
             except (Error, OSError) as error:
                 print_error(_described(error))
                 return False
             if now <= named:
-                return self._apply(paths, choice)
+                return self._apply(paths, choice, merges=merges)
             named = now
         return False
 
-    def _find_conflicts(self, paths: Sequence[str]) -> set[str]:
+    def _find_conflicts(self, paths: Sequence[str], *, merges: bool) -> set[str]:
         """Find the conflicts again, and name them: the host may have changed while a question stood."""
-        outcome, _ = areas.apply(self._stack(), paths=paths, dry_run=True)
+        outcome, _ = areas.apply(self._stack(), paths=paths, merges=merges, dry_run=True)
         self._name_conflicts(outcome)
         return self._conflicts
 
     def _name_conflicts(self, outcome: Outcome) -> None:
         self._conflicts = {conflict.path for conflict in outcome.conflicts}
+        self._can_merge = any(conflict.can_merge for conflict in outcome.conflicts)
         for conflict in outcome.conflicts:
             print_error(f"/{conflict.path}: {conflict.reason}")
 

@@ -116,12 +116,19 @@ def _data(path: str, st: os.stat_result) -> object:
         return file.read() if st.st_size < _LONG else hashlib.sha256(file.read()).hexdigest()
 
 
-def request(workspace: Workspace, *paths: str, choice: str = "", consumes: bool = True) -> Request:
+def request(
+    workspace: Workspace,
+    *paths: str,
+    choice: str = "",
+    merges: bool = False,
+    consumes: bool = True,
+) -> Request:
     return Request(
         upper=workspace.upper,
         lowers=tuple(workspace.lowers),
         paths=paths,
         choice=choice,
+        merges=merges,
         consumes=consumes,
     )
 

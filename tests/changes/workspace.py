@@ -11,7 +11,7 @@ from typing import final
 from overlaykit.changes.model import Change
 from overlaykit.changes.opening import open_directory
 from overlaykit.changes.read import Comparison
-from overlaykit.overlay import began
+from overlaykit.overlay import began, originals
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 
 from ..posix.layers import write_layer
@@ -26,6 +26,8 @@ _COARSE = 5
 class Workspace:
     """Lowers, top first, and an upper, all in `directory`. `system`: the overlay that writes the upper.
 
+    `keeps_originals`: as `run --keep-originals` has it.
+
     Nothing is made before it is used, in the test's own process.
     """
 
@@ -33,9 +35,10 @@ class Workspace:
         self.system = system
         self.unprivileged = unprivileged
         self.lowers: list[str] = []
+        self.keeps_originals = False
         self._directory = directory
         self.upper, work, self.target = (
-            os.path.join(directory, name) for name in ("upper", "work", "target")
+            os.path.join(directory, name) for name in ("upper", ".upper.overlaykit", "target")
         )
         self._work = work
 
@@ -47,6 +50,14 @@ class Workspace:
         self.lowers.append(path)
         return path
 
+    def beside(self, name: str) -> Workspace:
+        """Another upper over the same lowers."""
+        directory = os.path.join(self._directory, name)
+        os.mkdir(directory)
+        other = Workspace(directory, self.system, unprivileged=self.unprivileged)
+        other.lowers = self.lowers
+        return other
+
     @contextlib.contextmanager
     def mounted(self) -> Iterator[str]:
         """Mount the stack and make the merge the working directory. Returns: its path."""
@@ -57,6 +68,8 @@ class Workspace:
         )
         for path in (self.upper, self._work, self.target):
             os.makedirs(path, exist_ok=True)
+        if self.keeps_originals:
+            originals.prepare(self._work)
         if self.system.name == "kernel" and not os.listdir(self.upper):
             self._begin()
         before = os.getcwd()

@@ -178,3 +178,29 @@ def test_what_cannot_be_applied_is_refused(user: TestUser) -> None:
         assert "it has 2 layers" in user.refused("apply", upper, "-l", layer, "-l", other)
         assert "--force is for --undo" in user.refused("apply", "--force", "v")
         assert "no view" in user.refused("apply", "no-such")
+
+
+def test_texts_that_both_have_changed_are_merged(user: TestUser) -> None:
+    lower = user.small_system()
+    os.mkdir(os.path.join(lower, "w"))
+    path = os.path.join(lower, "w", "text")
+    user.write(path, "1\n2\n3\n")
+    edit = ("-v", "/usr:/usr:ro", "--", "sh", "-c", "echo x >> /w/text")
+    for name, *more in (["kept", "--keep-originals"], ["plain"]):
+        user.succeeds("run", "--name", name, *more, "-l", lower, *edit)
+    user.write(path, "host\n2\n3\n")
+    assert "--merge first merges texts" in user.overlaykit("apply", "kept").stderr
+    assert "--merge" not in user.overlaykit("apply", "plain").stderr
+    refused = user.overlaykit("apply", "--merge", "plain")
+    assert refused.returncode == 1
+    assert "/w/text: the layer's file has changed: no original was kept" in refused.stderr
+    assert user.succeeds("apply", "--merge", "-n", "kept").splitlines()[:2] == [
+        "M  /w/text",
+        "merged: /w/text: both have changed it",
+    ]
+    assert content(lower, "text") == "host\n2\n3\n"
+    user.succeeds("apply", "--merge", "kept")
+    assert content(lower, "text") == "host\n2\n3\nx\n"
+    user.succeeds("apply", "--undo", lower)
+    assert content(lower, "text") == "host\n2\n3\n"
+    user.succeeds("rm", "kept", "plain")

@@ -296,6 +296,27 @@ def test_conflicts_that_come_while_the_choice_is_made_are_named_first(user: Test
         assert content(path, "changed") == content(path, "link") == "two\n"
 
 
+def test_texts_are_merged_before_the_rest_is_asked_for(user: TestUser) -> None:
+    script = "echo first > new; cat same >> new; mv new text; echo last >> same; echo two > changed"
+    with tried(user) as path, asked(user, "-D", path, "--", "sh", "-c", script) as terminal:
+        terminal.read_until(ASKED)
+        for name, text in {"same": "host\n" + content(path, "same"), "changed": "host\n"}.items():
+            with open(os.path.join(path, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        before = content(path, "same")
+        terminal.type("a\n")
+        assert "[m]erge texts" in terminal.read_until("[c]ancel? ")
+        terminal.type("m\n")
+        shown = terminal.read_until("[c]ancel? ")
+        assert f"{path}/changed: the layer's file has changed: both have changed line 1" in shown
+        assert "[m]erge" not in shown
+        assert content(path, "same") == before
+        terminal.type("t\n")
+        assert terminal.finish() == 0
+        assert content(path, "changed") == "two\n"
+        assert content(path, "same") == before + "last\n"
+
+
 def test_a_question_offers_some_a_shell_and_the_rest(user: TestUser) -> None:
     with tried(user) as path, asked(user, "-D", path, "--", "sh", "-c", SCRIPT) as terminal:
         terminal.read_until(ASKED)
