@@ -113,6 +113,8 @@ class Lookup:
             return existing
         if found.layer_dir.layer.writable:
             node, preferred = self._upper_file(kind, key, directory, found)
+            if table.plane is not None and preferred != key and found.stat.st_nlink > 1:
+                table.plane.fetch_node(preferred)  # an earlier daemon has found another name of it
         else:
             node, preferred = self._lower_file(kind, key, directory, found), key
         existing = table.by_key.get(node.key)

@@ -134,6 +134,23 @@ def test_a_copied_file_goes_back_and_forth(stack: Stack) -> None:
         mount.await_held(open_files=0)
 
 
+def test_a_copied_file_with_two_names_stays_one(stack: Stack) -> None:
+    stack.add({"d/f": File(b"old"), "e": Dir()})
+    with kept(stack) as mount:
+        with open(mount.path("d/f"), "r+b", buffering=0) as file:
+            file.write(b"one ")
+            os.link(mount.path("d/f"), mount.path("e/other"))
+            kill_daemon(mount)
+            os.rename(mount.path("e/other"), mount.path("e/moved"))
+            file.write(b"two")
+            os.fsync(file.fileno())
+            assert os.fstat(file.fileno()).st_nlink == 2
+        mount.forget()
+        assert os.path.samefile(mount.path("d/f"), mount.path("e/moved"))
+        with open(mount.path("e/moved"), "rb") as again:
+            assert again.read() == b"one two"
+
+
 def test_the_working_directory_stays(stack: Stack) -> None:
     stack.add({"d": Dir(), "d/e": Dir(), "d/e/f": File(b"x")})
     with kept(stack) as mount:
