@@ -3,6 +3,10 @@
 First everything is checked, then every new file is made complete in the state directory (`state`), then all steps are
 written to the journal, and only then the first one is taken. Each is one rename, which a crash leaves done or not, and
 what it displaces is checked once more. A failure in between takes all steps back.
+
+Four syncs, however many files there are, bear the loss of power: of the file system before the journal says that all
+is complete (what lies in the upper is not on the disk yet, either), of the journal before the first step, of the file
+system before the journal says that it ended, and of the journal.
 """
 
 from __future__ import annotations

@@ -111,7 +111,8 @@ class Journal:
 
     def begin(self, begun: Begun) -> None:
         """Write what was asked for. Raises: OSError."""
-        self._append(codec.encode(begun))
+        # Without the steps nothing is lost with it but a directory beside the upper, which it names.
+        self._append(codec.encode(begun), sync=bool(begun.store))
         self.begun = begun
 
     def plan(self, steps: Sequence[Step]) -> None:
@@ -127,12 +128,13 @@ class Journal:
         self._append(codec.encode(end))
         self.end = end
 
-    def _append(self, payload: bytes) -> None:
+    def _append(self, payload: bytes, *, sync: bool = True) -> None:
         frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
         written = 0
         while written < len(frame):
             written += os.pwrite(self._fd, memoryview(frame)[written:], self._size + written)
-        os.fsync(self._fd)
+        if sync:
+            os.fsync(self._fd)
         self._size += len(frame)
 
     def _read(self) -> None:

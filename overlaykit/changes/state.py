@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMOVED: Final = b".removed"
-_CLOCK: Final = b"clock"
 PARTS: Final = (b"new", b"old", b"upper")
 
 
@@ -113,21 +112,17 @@ class State:
 
     def passed_time(self) -> int:
         """The time by the file system's clock, which all later changes of files exceed. Raises: OSError."""
-        fd = os.open(_CLOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
-        try:
-            os.unlink(_CLOCK, dir_fd=self._fd)
-            os.utime(fd)
-            first = os.fstat(fd).st_ctime_ns
-            # A file that is changed within the same tick of the clock has the same time.
-            while os.fstat(fd).st_ctime_ns == first:
-                os.utime(fd)
-        finally:
-            os.close(fd)
+        # By the directory itself: a full disk has no room for a file.
+        os.utime(self._fd)
+        first = os.fstat(self._fd).st_ctime_ns
+        # A file that is changed within the same tick of the clock has the same time.
+        while os.fstat(self._fd).st_ctime_ns == first:
+            os.utime(self._fd)
         return first
 
     def _remove_rest(self) -> None:
         for name in os.listdir(self._fd):
-            if os.fsencode(name).endswith((_REMOVED, _CLOCK)):
+            if os.fsencode(name).endswith(_REMOVED):
                 rmtree(self._fd, os.fsencode(name))
 
     def names(self) -> list[bytes]:
