@@ -47,6 +47,8 @@ QUICK: Final = (
     "memory/* 1",
     "disk/*",
     "processor/hash",
+    "diff/*",
+    "apply/*",
     "ports/requests",
 )
 """Patterns of the workloads of a quick run."""

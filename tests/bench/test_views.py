@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from overlaykit.bench import views
-from overlaykit.bench.views import client, disk, launchers, memory, ports, processor, start
+from overlaykit.bench.views import (
+    changes,
+    client,
+    disk,
+    launchers,
+    memory,
+    ports,
+    processor,
+    start,
+)
 from overlaykit.bench.views.idle import IDLE, idle_processes
 from overlaykit.bench.views.launchers import Launcher, installed
 from overlaykit.bench.workload import Context, Unfit, Workload
@@ -79,6 +88,16 @@ def test_a_further_view_takes_memory_too(user: TestUser) -> None:
     found = measured(user, workload)
     assert found.keys() >= EVERYWHERE
     assert found["overlaykit"] > found["unshare"] > 0
+
+
+@pytest.mark.parametrize("name", ["diff/few", "diff/many", "apply/many"])
+def test_changes_are_listed_and_applied_beside_the_usual_commands(
+    user: TestUser, name: str
+) -> None:
+    (workload,) = (one for one in changes.workloads(TINY) if one.name == name)
+    found = measured(user, workload)
+    assert found.keys() >= {"plain", "overlaykit"}
+    assert min(found.values()) > 0
 
 
 def test_the_fork_server_runs_only_while_it_is_measured(

@@ -1,12 +1,12 @@
 """The cost of isolated programs, in views and with other launchers.
 
 May import: `bench.workload`, `bench.systems`, `overlaykit.views`. Start reading at `launchers` (the subjects) and
-`idle` (their idle processes); `start`, `memory`, `disk`, `processor` and `ports` are the workloads.
+`idle` (their idle processes); `start`, `memory`, `disk`, `processor`, `changes` and `ports` are the workloads.
 """
 
 from __future__ import annotations
 
-from overlaykit.bench.views import disk, memory, ports, processor, start
+from overlaykit.bench.views import changes, disk, memory, ports, processor, start
 from overlaykit.bench.workload import Workload
 
 
@@ -17,5 +17,6 @@ def workloads(scale: float = 1.0) -> list[Workload]:
         *memory.workloads(scale),
         *disk.workloads(),
         *processor.workloads(scale),
+        *changes.workloads(scale),
         *ports.workloads(scale),
     ]
