@@ -30,6 +30,9 @@
 /* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
 #define CLEARS_SET_IDS (1L << 62)
 
+/* In the pid of a SETATTR or a SETXATTR: it clears set-ID bits (session.c). No pid has it. */
+#define PID_CLEARS_SET_IDS (1 << 30)
+
 /* In the file handle of a reply: the kernel reads and writes the file below itself, and the bits
  * from BACKING_SHIFT on are its number of that (session.c). No handle has it. */
 #define BACKED (1L << 60)

@@ -8,11 +8,11 @@
  *   answered with ENOSYS once: the kernel then opens and closes directories without a request, and
  *   caches their content (fs/fuse/dir.c: no_opendir; Linux 5.1).
  * - FUSE_HANDLE_KILLPRIV_V2: whether a WRITE clears set-ID bits travels as the bit CLEARS_SET_IDS
- *   of its file handle; whether a SETATTR does, as its pid, 1 or 0, which has no other use here.
+ *   of its file handle; whether a SETATTR does, as the bit PID_CLEARS_SET_IDS of its pid.
  * (An OPEN may say so too, with FUSE_ATOMIC_O_TRUNC only.)
  * - FUSE_SETXATTR_EXT: whether setting an ACL clears the set-group-ID bit, of which only the kernel
- *   knows, travels as the pid of the SETXATTR. The request gets the short form, which libfuse
- * reads.
+ *   knows, travels as that bit of the pid of the SETXATTR. The request gets the short form, which
+ * libfuse reads.
  *
  * READDIRPLUS: an entry may be a name with its inode number alone, of which the kernel makes no
  * dentry (fs/fuse/readdir.c: no nodeid). pyfuse3 has one number for nodeid and inode number, so the
@@ -77,12 +77,14 @@ adapt(struct fuse_in_header *header, size_t size)
         struct fuse_write_in *write = in;
         if (write->write_flags & FUSE_WRITE_KILL_SUIDGID)
             write->fh |= CLEARS_SET_IDS;
-    } else if (header->opcode == FUSE_SETATTR)
-        header->pid = (((struct fuse_setattr_in *)in)->valid & FATTR_KILL_SUIDGID) != 0;
-    else if (header->opcode == FUSE_SETXATTR) {
+    } else if (header->opcode == FUSE_SETATTR) {
+        if (((struct fuse_setattr_in *)in)->valid & FATTR_KILL_SUIDGID)
+            header->pid |= PID_CLEARS_SET_IDS;
+    } else if (header->opcode == FUSE_SETXATTR) {
         const size_t shorter = setxattr_is_extended ? FUSE_COMPAT_SETXATTR_IN_SIZE : 0;
         uint32_t flags = ((struct fuse_setxattr_in *)in)->setxattr_flags;
-        header->pid = shorter && flags & FUSE_SETXATTR_ACL_KILL_SGID;
+        if (shorter && flags & FUSE_SETXATTR_ACL_KILL_SGID)
+            header->pid |= PID_CLEARS_SET_IDS;
         memmove((char *)in + shorter, (char *)in + 2 * shorter, left - 2 * shorter);
         header->len -= (uint32_t)shorter;
     }

@@ -68,6 +68,9 @@ UMOUNT_NOFOLLOW: Final[int]
 CLEARS_SET_IDS: Final[int]
 """A bit of a WRITE's file handle: the write clears the set-ID bits, as its caller has no CAP_FSETID."""
 
+PID_CLEARS_SET_IDS: Final[int]
+"""A bit of the pid of a SETATTR or a SETXATTR: it clears set-ID bits, as `CLEARS_SET_IDS`."""
+
 BACKED: Final[int]
 BACKING_SHIFT: Final[int]
 """In the file handle of a reply: the kernel reads and writes the file below itself, by its number from this bit on."""

@@ -31,6 +31,7 @@ from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
 from overlaykit.fuse.statistics import Clock
 from overlaykit.overlay.attributes import Caller, Changes
+from overlaykit.overlay.callers import asking
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.files import wants_to_write
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
@@ -86,6 +87,8 @@ def _request(
     async def handle(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
         self._under_way += 1
+        # The context is the last argument; some requests have none.
+        asking.set(patches.pid_of(args[-1]) if args else 0)
         began = time.perf_counter_ns()
         try:
             return await handler(self, *args, **kwargs)
@@ -441,6 +444,10 @@ class Operations(pyfuse3.Operations):
                     # Its change time is the copy's from now on.
                     self._drop_attributes(node)
         handle = self.filesystem.files.open(node, flags, lazily=lazily)
+        if lazily:
+            # A write says only which handle it is of.
+            opened = self.filesystem.files.by_handle[handle]
+            opened.opener = self.filesystem.copyup.programs.name()
         info = self._file_info(node, handle, flags)
         self._give_copy(node)
         return info
@@ -484,7 +491,10 @@ class Operations(pyfuse3.Operations):
             handle = files.hold(node, writing=True)
             files.by_handle[handle].begin_write(past_cache=past_cache)
         else:
-            await self._copying.copy_up(files.to_copy_first(handle))
+            to_copy = files.to_copy_first(handle)
+            if to_copy is not None:
+                asking.set(files.by_handle[handle].opener or 0)
+                await self._copying.copy_up(to_copy)
         if clears_set_ids:
             self._clear_set_ids(files.by_handle[handle].node)
         written = files.write(handle, off, buf)

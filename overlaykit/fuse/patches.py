@@ -8,7 +8,7 @@
 3. Interposed symbols of libfuse (`interpose_libfuse`, native/session.c), for what pyfuse3 cannot express:
    - fuse_session_receive_buf: requests come from the data plane. READDIRPLUS and FSYNCDIR carry the nodeid as the file
      handle; the file handle of a WRITE has a bit that says whether it clears the set-ID bits (`split_handle`), and the
-     pid of a SETATTR and of a SETXATTR is 1 if it does (`clears_set_ids`).
+     pid of a SETATTR and of a SETXATTR has one, too (`clears_set_ids`).
    - fuse_reply_open, fuse_reply_create: a handle may have the kernel's number of a file below (`backed_handle`).
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
      no nodeid, so the kernel looks it up only when it needs it.
@@ -159,7 +159,13 @@ def split_handle(handle: int) -> Written:
 
 def clears_set_ids(ctx: RequestContext) -> bool:
     """Whether a SETATTR or a SETXATTR clears the set-ID bits, or its ACL the set-group-ID bit."""
-    return bool(ctx.pid)
+    return bool(ctx.pid & _native.PID_CLEARS_SET_IDS)
+
+
+def pid_of(context: object) -> int:
+    """The process id of a `RequestContext`'s program; 0: the request is the kernel's own, or this is no context."""
+    pid: int = getattr(context, "pid", 0)
+    return pid & ~_native.PID_CLEARS_SET_IDS
 
 
 def replace_trio(module: ModuleType, poller: Poller) -> None:

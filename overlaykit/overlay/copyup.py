@@ -18,6 +18,7 @@ import errno
 import functools
 import os
 import stat
+import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from overlaykit import _native, attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.overlay import began, features, originals
+from overlaykit.overlay.callers import Programs
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
@@ -120,6 +122,7 @@ class CopyUp:
         self.quota = quota
         self.originals = originals
         self.link_counts = LinkCounts(work, markers)
+        self.programs = Programs()
 
     def directory(self, node: Directory, name: bytes = b"") -> LayerDir:
         """The directory's `LayerDir` in the upper, after a copy-up of it and its parents if it had none.
@@ -257,7 +260,7 @@ class CopyUp:
                 st = os.fstat(source)
                 origin = self.origins.find(lower.parent, lower.name, st.st_dev)
                 if origin is not None:  # before the mode, which may deny it
-                    self.markers.set_origin(b"/proc/self/fd/%d" % target, origin, _changed_ns(st))
+                    self.markers.set_origin(b"/proc/self/fd/%d" % target, self.noted(origin, st))
                 self.inodes.copy(source, target, st, lower.layer, data=False)
                 made = os.fstat(target)
             finally:
@@ -277,6 +280,12 @@ class CopyUp:
             self.quota.add(made)
         times.restore()
 
+    def noted(self, origin: Origin, st: os.stat_result) -> Origin:
+        """The origin of a copy that is made now, of an inode with the attributes `st`."""
+        return replace(
+            origin, changed_ns=_changed_ns(st), copied=_now(), program=self.programs.name()
+        )
+
     def sync(self, fd: int) -> None:
         """Have copied data on the disk before a name or a marker says so. Raises OSError."""
         if self._disk is not None:
@@ -287,6 +296,11 @@ class CopyUp:
         if not layer_dir.impure:
             self.markers.set_impure(layer_dir.proc_path())
             layer_dir.impure = True
+
+
+def _now() -> int:
+    """The time in seconds since the epoch, as 32 bits hold it."""
+    return int(time.time()) & 0xFFFFFFFF
 
 
 def _changed_ns(st: os.stat_result) -> int | None:
@@ -379,6 +393,8 @@ class FileCopy:
                 if node.opened is None or self._is_still_there(lower)
                 else None
             )
+            if self._origin is not None:
+                self._origin = copyup.noted(self._origin, self._stat)
             self._name = copyup.work.new_name()
             self._target = self._make_target()
             reach("copyup.made")
@@ -392,9 +408,8 @@ class FileCopy:
         assert self._node.lower_dir is not None
         layer = self._node.lower_dir.layer
         path = b"/proc/self/fd/%d" % self._target
-        changed_ns = _changed_ns(self._stat)
         if self._origin is not None:  # before the mode, which may forbid it
-            copyup.markers.set_origin(path, self._origin, changed_ns)
+            copyup.markers.set_origin(path, self._origin)
         if self._indexed:
             copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
         if self._metacopy:
@@ -409,9 +424,8 @@ class FileCopy:
             os.ftruncate(self._target, self._stat.st_size)
         copyup.inodes.copy(self._source, self._target, self._stat, layer, data=in_source)
         if self._keeps_original and self._origin is not None:
-            origin = replace(self._origin, changed_ns=changed_ns)
             content = self._target if self.size else self._source
-            originals.keep(copyup.originals, self._source, content, self._stat, origin)
+            originals.keep(copyup.originals, self._source, content, self._stat, self._origin)
         reach("copyup.copied")
         if self.size:
             copyup.sync(self._target)

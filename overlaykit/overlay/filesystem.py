@@ -97,6 +97,8 @@ class Filesystem:
         self._closed = True
         self.files.close()
         self.nodes.close()
+        if self.tree.writable:
+            self.tree.copyup.programs.close()
         self._descriptors.close()
         self._stack.close()
 

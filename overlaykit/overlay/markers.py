@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, handles
@@ -51,6 +51,8 @@ _FUSE_OVERLAYFS_OPAQUE: Final = FUSE_OVERLAYFS_PREFIX + b"opaque"
 
 _HANDLE_HEADER: Final = struct.Struct("<BBBBB16s")
 _CHANGED: Final = struct.Struct("<q")
+_NOT_SURE: Final = -(1 << 63)
+_COPIED: Final = struct.Struct("<I")
 _HANDLE_VERSION: Final = 0
 _HANDLE_MAGIC: Final = 0xFB
 _LITTLE_ENDIAN: Final = 0
@@ -124,14 +126,18 @@ class Origin:
     """The lower inode that an upper one was copied from: a file handle and the file system it is valid on.
 
     The layout is the kernel's `struct ovl_fb`; the uuid is that of the lower's file system, zeros if unknown.
-    `changed_ns`: the inode's change time when it was copied, if that is known for sure. It stands behind the structure,
-    where the kernel reads nothing (ovl_check_fb_len, fs/overlayfs/namei.c).
+    `changed_ns`: the inode's change time when it was copied, if that is known for sure. `copied`: when that was, in
+    seconds since the epoch; 0: not known. `program`: the name of the program that it was copied for, or empty. These
+    stand behind the structure, where the kernel reads nothing (ovl_check_fb_len, fs/overlayfs/namei.c); with a name of
+    15 bytes the attribute just fits into an inode of ext4, whose attributes need no block of their own then.
     """
 
     type: int
     uuid: bytes
     handle: bytes
     changed_ns: int | None = None
+    copied: int = 0
+    program: bytes = b""
 
     def encode(self) -> bytes:
         """The kernel's structure."""
@@ -142,6 +148,15 @@ class Origin:
             )
             + self.handle
         )
+
+    def encode_with_note(self) -> bytes:
+        """The kernel's structure, and behind it what is known of the copy."""
+        value = self.encode()
+        if self.changed_ns is not None or self.copied:
+            value += _CHANGED.pack(_NOT_SURE if self.changed_ns is None else self.changed_ns)
+        if self.copied:
+            value += _COPIED.pack(self.copied) + self.program
+        return value
 
     @classmethod
     def decode(cls, raw: bytes) -> Origin | None:
@@ -154,10 +169,15 @@ class Origin:
         if not _HANDLE_HEADER.size < length <= len(raw):
             return None
         more = raw[length:]
-        changed_ns: int | None = None
-        if len(more) == _CHANGED.size:
-            (changed_ns,) = _CHANGED.unpack(more)
-        return cls(kind, uuid, raw[_HANDLE_HEADER.size : length], changed_ns)
+        handle = raw[_HANDLE_HEADER.size : length]
+        if len(more) < _CHANGED.size:
+            return cls(kind, uuid, handle)
+        (changed_ns,) = _CHANGED.unpack_from(more)
+        found = cls(kind, uuid, handle, None if changed_ns == _NOT_SURE else changed_ns)
+        more = more[_CHANGED.size :]
+        if len(more) < _COPIED.size:
+            return found
+        return replace(found, copied=_COPIED.unpack_from(more)[0], program=more[_COPIED.size :])
 
     def inode_number(self) -> int | None:
         """The lower's inode number, if handles of this type hold it (include/linux/exportfs.h)."""
@@ -322,20 +342,15 @@ class Markers:
         raw = attributes.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 
-    def set_origin(
-        self, path: bytes, origin: Origin, changed_ns: int | None = None, *, follow: bool = True
-    ) -> None:
-        """Set a file's origin, with the change time that it has.
+    def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
+        """Set a file's origin, with what it says of the copy.
 
         Symlinks and devices, which hold no `user.` attribute, get none, as in the kernel.
         """
         if not self.attributes:
             return
-        value = origin.encode()
-        if changed_ns is not None:
-            value += _CHANGED.pack(changed_ns)
         try:
-            os.setxattr(path, self._origin, value, follow_symlinks=follow)
+            os.setxattr(path, self._origin, origin.encode_with_note(), follow_symlinks=follow)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise

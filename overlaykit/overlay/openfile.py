@@ -39,6 +39,7 @@ class OpenFile:
     `opened_ns`: when it was opened. `direct`: a handle bypasses the kernel's cache. `modified`: the modification time
     to put back after writes (see `files`), or None. `asked_ns`: when the last change of that time was requested.
     `count`: how many handles it has; 0 if programs open it without a request (`files.Files.no_open`).
+    `opener`: the name of the program whose writes copy the file up, or empty.
     `users`: how many threads use `fd` now. `unsynced`: bytes were written since the last sync. `failure`: the errno
     that the next sync reports, or 0.
     """
@@ -55,6 +56,7 @@ class OpenFile:
         "modified",
         "node",
         "opened_ns",
+        "opener",
         "recent",
         "unsynced",
         "users",
@@ -72,6 +74,7 @@ class OpenFile:
         self.modified: int | None = None
         self.asked_ns = 0
         self.opened_ns = time.time_ns()
+        self.opener = b""
         self.recent = True
         self.users = 0
         self.unsynced = False
