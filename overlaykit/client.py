@@ -1,7 +1,7 @@
 """What runs, asked: `Client`, which the commands use too.
 
-May import: `views`, `changes`, `fuse` and the ground floor. It joins a daemon's control socket (docs/control.md) to the
-comparison of the daemon's layers, which takes too long for a daemon.
+May import: `views`, `changes`, `fuse`, `overlay` and the ground floor. It joins a daemon's control socket
+(docs/control.md) to the comparison of the daemon's layers, which takes too long for a daemon.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 
 from overlaykit.errors import Error
 from overlaykit.fuse import control
+from overlaykit.overlay.explanation import Copied, Explanation, Hiding
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 from overlaykit.views.registry import ANSWER_SECONDS, DaemonSilent, NotRunning, Registry
@@ -20,11 +21,24 @@ if TYPE_CHECKING:
     from typing import Self, TypeVar
 
     from overlaykit.changes.opening import Opened
-    from overlaykit.fuse.control import Explained, Measured
+    from overlaykit.fuse.control import Measured
     from overlaykit.views.entry import About
     from overlaykit.views.registry import RunningView
 
     T = TypeVar("T", bound=Record)
+
+__all__ = [
+    "Client",
+    "Copied",
+    "Explanation",
+    "Hiding",
+    "LayerCovered",
+    "NoDaemon",
+    "NoSuchPath",
+    "NothingWritten",
+    "Stack",
+    "flush",
+]
 
 
 class NoDaemon(Error):
@@ -114,11 +128,11 @@ class Client:
         client._connection = None
         return client
 
-    def explain(self, path: str) -> Explained:
+    def explain(self, path: str) -> Explanation:
         """What a path, from the root of the view, means in each layer. Raises: OSError (ENOENT, ENOTDIR, ELOOP)."""
         about = self._running.about
         if about.daemon:
-            found = self._ask(control.Explain(path), control.Explained)
+            found = self._ask(control.Explain(path), Explanation)
             return self._running.with_present_paths(found)
         from overlaykit.views.explaining import explain_layers
 

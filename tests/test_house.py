@@ -41,7 +41,7 @@ GROUND = {
 MAY_IMPORT = {
     "cli": {"client", "views", "changes", "fuse", "namespace", "layers", "bench", *GROUND},
     "bench": {"views", "fuse", *GROUND},
-    "client": {"views", "changes", "fuse", *GROUND},
+    "client": {"views", "changes", "fuse", "overlay", *GROUND},
     "views": {"fuse", "namespace", "layers", "overlay", *GROUND},
     "changes": {"overlay", "layers", *GROUND},
     "fuse": {"overlay", *GROUND},

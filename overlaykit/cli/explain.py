@@ -1,35 +1,124 @@
-"""`overlaykit explain`: which layer answers for a path, with the real file's path, and what it shadows."""
+"""`overlaykit explain`: what a path means in each layer: the real file, what it hides and why, who copied it up."""
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING, Final
+
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.output import one_line
+from overlaykit.scope import suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overlaykit.client import Copied, Explanation, Hiding
+
+_SECOND: Final = 10**9
+_HIDDEN: Final = {
+    "covered": "hidden by {}",
+    "whiteout": "deleted by {}",
+    "opaque": "hidden: {} is opaque",
+    "redirect": "hidden: {} leads elsewhere",
+    "index": "copied up under another name: {}",
+}
 
 
 def parser() -> Parser:
     """The command's parser."""
     command = Parser(
         "explain",
-        "Say which layer answers for a path in a running view, with the real file, and what it shadows.",
+        "Say what a path means in each layer of a view: the file that answers, what it hides and why, where redirects"
+        " lead, and of a copy which program it was made for, when, and what it was.",
     )
-    command.add_argument("view", metavar="NAME|TARGET", help="a view's name, or a mountpoint")
-    command.add_argument("path", metavar="PATH", help="a path in the view, from its root")
     command.add_argument("--json", action="store_true", help="for programs: an object")
+    command.add_argument(
+        "-l",
+        dest="layers",
+        metavar="LAYER",
+        action="append",
+        default=[],
+        help="a layer below the directory of an upper, as of 'run' (default: host)",
+    )
+    command.add_argument(
+        "view",
+        metavar="VIEW|UPPER",
+        help="a view's name, a mountpoint, or the directory of an upper",
+    )
+    command.add_argument("path", metavar="PATH", help="a path in the view, from its root")
     return command
 
 
 def main(arguments: list[str]) -> int:
-    args = parser().parse_args(arguments)
-    from overlaykit.client import Client
-
-    with Client(args.view) as client:
-        found = client.explain(args.path)
+    args = parser().parse_intermixed_args(arguments)
+    found = _explain(args.view, args.layers, args.path)
     if args.json:
         from overlaykit import codec
 
         print(codec.encode_pretty(found))
         return 0
-    print(one_line(found.path if found.target is None else f"{found.path} -> {found.target}"))
-    for hit in found.hits:
-        print(one_line(f"  {hit.role:8}  {hit.kind:9}  {hit.path}"))
+    for line in _lines(found):
+        print(one_line(line))
     return 0
+
+
+def _explain(view: str, layers: list[str], path: str) -> Explanation:
+    from overlaykit.client import Client, flush
+    from overlaykit.views.registry import NotRunning
+
+    if not layers:
+        with suppress(NotRunning), Client(view) as client:
+            return client.explain(path)
+    from overlaykit.cli import stacks
+    from overlaykit.views.explaining import explain_layers
+
+    stack = stacks.find(view, layers, written=False)
+    if stack.running is not None:
+        flush(stack.running)
+    upper = stack.upper
+    if upper is not None and not os.path.isdir(upper):  # of a view that was not started yet
+        upper = None
+    return explain_layers(stack.layers, upper, path)
+
+
+def _lines(found: Explanation) -> Iterator[str]:
+    yield found.path if found.target is None else f"{found.path} -> {found.target}"
+    for hit in found.hits:
+        hidden = "" if hit.hidden is None else f"  ({_why(hit.hidden)})"
+        yield f"  {hit.role:8}  {hit.kind:9}  {hit.path}{hidden}"
+        if hit.redirect is not None:
+            yield f"            layers below have it as {hit.redirect}"
+        if hit.copied is not None:
+            yield f"            {_copied(hit.copied)}"
+    if found.links is not None and found.links > 1 and not _is_directory(found):
+        names = f", also {', '.join(found.names)}" if found.names else ""
+        yield f"  {found.links} names{names}"
+
+
+def _why(hidden: Hiding) -> str:
+    return _HIDDEN[hidden.reason].format(hidden.path)
+
+
+def _copied(copied: Copied) -> str:
+    """How a copy came about."""
+    import time
+
+    text = "copied up"
+    if copied.program is not None:
+        text += f" for {copied.program}"
+    if copied.time_ns is not None:
+        text += time.strftime(" on %Y-%m-%d at %H:%M:%S", time.localtime(copied.time_ns / _SECOND))
+    lower = copied.lower
+    if lower.mode is None:
+        return f"{text}; what it was is not found"
+    was = f"; it was {lower.path or 'a file without a name now'}, a {lower.kind} of mode {lower.mode:04o}, owner"
+    was += f" {lower.uid}:{lower.gid}"
+    if lower.kind == "file":
+        was += f", {lower.size} bytes"
+    if lower.changed:
+        was += ", changed since"
+    return text + was
+
+
+def _is_directory(found: Explanation) -> bool:
+    return found.hits[0].kind == "directory"

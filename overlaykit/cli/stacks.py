@@ -28,11 +28,19 @@ class NothingToCompare(Error):
     )
 
 
-def find(name: str, layers: Sequence[str] = ()) -> Stack:
+def find(name: str, layers: Sequence[str] = (), *, written: bool = True) -> Stack:
     """What a name or a path stands for: a running view or a mount, a named view, an upper's directory.
 
-    `layers`: those below the directory, as of `run`. Raises: NothingToCompare, NothingWritten, Error of a layer.
+    `layers`: those below the directory, as of `run`. `written`: it must have an upper.
+    Raises: NothingToCompare, NothingWritten, Error of a layer.
     """
+    found = _find(name, layers)
+    if written and found.upper is None:
+        raise NothingWritten(name)
+    return found
+
+
+def _find(name: str, layers: Sequence[str]) -> Stack:
     from overlaykit.views.named import NamedView, NoSuchView
     from overlaykit.views.registry import NotRunning, Registry
 
@@ -102,9 +110,9 @@ def _stopped(view: NamedView) -> Stack:
 
     definition = view.definition()
     args, _ = run.parse(list(definition.arguments))
-    if args.read_only:
-        raise NothingWritten(view.name)
-    upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)
+    upper = None
+    if not args.read_only:
+        upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)
     layers = _resolved(args.layers or ("host",), definition.directory)
     label = definition.labels.get(TRIED)
     tried = {} if label is None else json.loads(label)

@@ -11,6 +11,7 @@ import os
 
 from overlaykit import codec, sockets
 from overlaykit.fuse.statistics import Latencies
+from overlaykit.overlay.explanation import Explanation
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
@@ -56,23 +57,6 @@ class Versions(Record):
     requests: tuple[str, ...]
 
 
-class LayerHitReply(Record):
-    """One layer's part: see `overlaykit.overlay.explain.LayerHit`."""
-
-    layer: str
-    path: str
-    kind: str
-    role: str
-
-
-class Explained(Record):
-    """See `overlaykit.overlay.explain.Explanation`."""
-
-    path: str
-    target: str | None
-    hits: tuple[LayerHitReply, ...]
-
-
 class Measured(Record):
     """`held`: numbers of nodes, nlookup, open files and directory descriptors.
 
@@ -115,7 +99,7 @@ class Refusal(Record):
 
 
 Request = Version | Explain | Stats | Stack | End
-Answer = Versions | Explained | Measured | Stacked | Ending
+Answer = Versions | Explanation | Measured | Stacked | Ending
 
 _REQUESTS: Final[dict[str, type[Request]]] = {
     "version": Version,

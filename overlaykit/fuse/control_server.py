@@ -20,8 +20,6 @@ from overlaykit.fuse.control import (
     End,
     Ending,
     Explain,
-    Explained,
-    LayerHitReply,
     Measured,
     Stack,
     Stacked,
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse.control import Answer, Request
     from overlaykit.fuse.operations import Operations
+    from overlaykit.overlay.explanation import Explanation
     from overlaykit.overlay.filesystem import Filesystem
 
 log: Final = logging.getLogger(__name__)
@@ -171,15 +170,13 @@ def _answer_of(request: Request, operations: Operations) -> Answer:
             return Ending()
 
 
-def _explained(filesystem: Filesystem, path: str) -> Explained:
+def _explained(filesystem: Filesystem, path: str) -> Explanation:
     raw = os.fsencode(path)
     if len(raw) > _LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if b"\0" in raw:
         raise OSError(errno.EINVAL, "a path has no NUL")
-    found = explain(filesystem, raw)
-    hits = (LayerHitReply(s.layer, s.path, s.kind, s.role) for s in found.hits)
-    return Explained(found.path, found.target, tuple(hits))
+    return explain(filesystem, raw)
 
 
 def _stacked(filesystem: Filesystem) -> Stacked:

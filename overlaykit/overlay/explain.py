@@ -1,126 +1,268 @@
-"""Which layer answers for a path, and which entries it shadows."""
+"""What a path means in each layer: which entry answers, and why the others are hidden."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from overlaykit import attributes
+from overlaykit.overlay import provenance
+from overlaykit.overlay.copyup import Origins
+from overlaykit.overlay.explanation import Explanation, Hiding, LayerHit
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
+from overlaykit.overlay.markers import AUFS_OPAQUE
 from overlaykit.overlay.nodes import Directory, File
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.markers import DirectoryMarkers
     from overlaykit.overlay.nodes import Node
-    from overlaykit.overlay.tree import Tree
 
 _MOST_LINKS: Final = 40  # path_resolution(7)
 _MOST_NAMES: Final = 8192
 """On a path, with those of the symlinks that it leads through: a daemon answers nothing else in between."""
 
-Role = Literal["answers", "data", "merged", "shadowed", "whiteout"]
 
-
-@dataclass(frozen=True, slots=True)
-class LayerHit:
-    """One layer's entry for a path.
-
-    `role`: `answers`; holds the `data` of a file whose metadata answer; `merged` into a directory that answers;
-    `shadowed` by an entry above; or a `whiteout`.
-    `path`: of the real file. `kind`: file, directory, symlink, device, fifo or socket.
-    """
-
-    layer: str
-    path: str
-    kind: str
-    role: Role
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What a path in the view means.
-
-    `path`: with the symlinks above its last name resolved. `target`: of a symlink. `hits`: the topmost layer's first.
-    """
-
-    path: str
-    target: str | None
-    hits: tuple[LayerHit, ...]
-
-
-def explain(filesystem: Filesystem, path: bytes) -> Explanation:
+def explain(filesystem: Filesystem, path: bytes, index: LayerDir | None = None) -> Explanation:
     """Find each layer's entry for a path.
 
+    `index`: that of an upper which is merged as if it were a lower.
     Raises OSError: ENOTDIR, ELOOP, or ENOENT if no layer has even a whiteout.
     """
     seen: list[Node] = []
     try:
-        return _explain(filesystem, path, seen)
+        return _explain(filesystem, path, index, seen)
     finally:
         for node in reversed(seen):  # children first
             filesystem.nodes.evict_if_unused(node)
 
 
-def _explain(filesystem: Filesystem, path: bytes, seen: list[Node]) -> Explanation:
+def _explain(
+    filesystem: Filesystem, path: bytes, index: LayerDir | None, seen: list[Node]
+) -> Explanation:
     parents, name = _resolve(filesystem, path, seen)
-    directory = parents[-1]
     names = [parent.name for parent in parents[1:]]
-    if not name:
-        hits = [_hit(layer_dir, None, _role(n)) for n, layer_dir in enumerate(directory.layer_dirs)]
-        return Explanation(_shown(names), None, tuple(hits))
-    tree = filesystem.tree
-    found = filesystem.lookup.find(directory, name)
-    node = None if found is None else found.node
-    if node is not None:
-        seen.append(node)
-    hits = _with_data(_hits(tree, directory, name, node), node)
+    walk = _Walk(filesystem, index)
+    try:
+        for parent in parents[1:]:
+            walk.enter(parent.name, parent)
+        if not name:
+            return Explanation(_shown(names), None, 1, (), tuple(walk.root_hits()))
+        found = filesystem.lookup.find(parents[-1], name)
+        node = None if found is None else found.node
+        if node is not None:
+            seen.append(node)
+        hits = tuple(walk.hits(name, node))
+    finally:
+        walk.close()
     if not hits:
         fail(errno.ENOENT, path)
-    target = None
-    if node is not None and node.kind == stat.S_IFLNK:
-        target = os.fsdecode(tree.readlink(node))
-    return Explanation(_shown([*names, name]), target, tuple(hits))
+    shown = _shown([*names, name])
+    target = others = links = None
+    if node is not None:
+        links = filesystem.tree.attributes(node).link_count
+        if isinstance(node, File):
+            others = {_path_of(*link) for link in node.links} - {shown}
+        if node.kind == stat.S_IFLNK:
+            target = os.fsdecode(filesystem.tree.readlink(node))
+    return Explanation(shown, target, links, tuple(sorted(others or ())), hits)
 
 
-def _hits(tree: Tree, directory: Directory, name: bytes, node: Node | None) -> list[LayerHit]:
-    shown = list(node.layer_dirs) if isinstance(node, Directory) else []
-    hits = [_hit(layer_dir, None, _role(n)) for n, layer_dir in enumerate(shown)]
-    answered = bool(hits)
-    layers = {layer_dir.layer for layer_dir in shown}
-    for layer_dir in directory.layer_dirs:
-        if layer_dir.layer in layers:
-            continue
+class _Entry(NamedTuple):
+    """A layer's entry for one name: `layer_dir` is the directory itself if `name` is empty."""
+
+    layer_dir: LayerDir
+    name: bytes
+    role: str
+    hidden: Hiding | None = None
+    redirect: bytes | None = None
+
+    @property
+    def path(self) -> str:
+        return _real_path(self.layer_dir, self.name)
+
+    def stat(self) -> os.stat_result:
+        if not self.name:
+            return self.layer_dir.stat()
+        return os.stat(self.name, dir_fd=self.layer_dir.fd(), follow_symlinks=False)
+
+
+class _Walk:
+    """Follows a path down all layers at once, also in directories that are hidden.
+
+    `_at`: what each layer has for the path so far, by its index, and why that is hidden.
+    """
+
+    def __init__(self, filesystem: Filesystem, index: LayerDir | None) -> None:
+        self._tree = filesystem.tree
+        self._index = index
+        self._opened: list[LayerDir] = []
+        root = filesystem.root
+        shown = {layer_dir.layer.index for layer_dir in root.layer_dirs}
+        hidden = Hiding("opaque", [one.layer.path for one in root.layer_dirs][-1])
+        self._at: dict[int, tuple[LayerDir, Hiding | None]] = {
+            layer.index: (layer.root, None if layer.index in shown else hidden)
+            for layer in self._tree.layers
+        }
+
+    def close(self) -> None:
+        for layer_dir in reversed(self._opened):
+            layer_dir.close()
+
+    def enter(self, name: bytes, node: Directory) -> None:
+        """Go down to the directory `node`, which is `name` in this one."""
+        found = list(self._entries(name, node))
+        self._at = {}
+        for entry in reversed(found):  # of two in one layer, the one that is shown comes first
+            if not entry.name:
+                self._at[entry.layer_dir.layer.index] = (entry.layer_dir, None)
+            elif entry.hidden is not None and stat.S_ISDIR(entry.stat().st_mode):
+                child = entry.layer_dir.child(entry.name)
+                self._opened.append(child)
+                self._at[child.layer.index] = (child, entry.hidden)
+
+    def root_hits(self) -> Iterator[LayerHit]:
+        for layer_dir, hidden in self._at.values():
+            role = "shadowed" if hidden else "merged" if layer_dir.layer.index else "answers"
+            yield self._hit(_Entry(layer_dir, b"", role, hidden), [])
+
+    def hits(self, name: bytes, node: Node | None) -> list[LayerHit]:
+        """The layers' entries for `name`, which is `node` in the view."""
+        found = list(self._entries(name, node))
+        if isinstance(node, File):
+            found = _with_data(found, node)
+        return [self._hit(entry, found[at + 1 :]) for at, entry in enumerate(found)]
+
+    def _hit(self, entry: _Entry, below: list[_Entry]) -> LayerHit:
+        copied = None
+        if entry.role != "whiteout":
+            places = [(one.layer_dir, one.name, one.path) for one in below]
+            copied = provenance.copied(self._tree, entry.layer_dir, entry.name, places)
+        return LayerHit(
+            entry.layer_dir.layer.path,
+            entry.path,
+            provenance.kind(entry.stat().st_mode),
+            entry.role,  # type: ignore[arg-type]  # one of its literals
+            entry.hidden,
+            None if entry.redirect is None else os.fsdecode(entry.redirect),
+            copied,
+        )
+
+    def _entries(self, name: bytes, node: Node | None) -> Iterator[_Entry]:
+        """What each layer has under a name, the topmost layer's first."""
+        above: Hiding | None = None
+        top: str | None = None
+        shown = {one.layer.index: one for one in getattr(node, "layer_dirs", ())}
+        if isinstance(node, File) and (indexed := self._indexed(name, node)) is not None:
+            yield indexed
+            above = Hiding("index", indexed.path)
+        for layer in self._tree.layers:
+            merged = shown.get(layer.index)
+            at, hidden = self._at.get(layer.index, (None, None))
+            if merged is not None:
+                entry = _Entry(merged, b"", "answers" if top is None else "merged")
+                top = entry.path
+                markers = self._markers(merged)
+                yield entry._replace(redirect=markers.redirect)
+                if at is not None and not _is_same(merged, at, name):
+                    yield from self._natural(at, name, hidden or above)
+                if markers.opaque or self._has_whiteout_beside(merged):
+                    above = Hiding("opaque", top)
+                elif markers.redirect is not None:
+                    above = Hiding("redirect", top)
+            elif at is not None:
+                for entry in self._natural(at, name, hidden or above):
+                    if hidden is None and above is None:
+                        if entry.role == "whiteout":
+                            above = Hiding("whiteout", entry.path)
+                        elif top is not None:
+                            entry = entry._replace(hidden=Hiding("covered", top))
+                            above = Hiding("covered", entry.path)
+                        else:
+                            entry = entry._replace(role="answers", redirect=self._redirect(entry))
+                            above = Hiding("covered", entry.path)
+                    yield entry
+
+    def _natural(self, at: LayerDir, name: bytes, hidden: Hiding | None) -> Iterator[_Entry]:
+        """The entry that has the name itself, or is its whiteout."""
+        merge = self._tree.merge
         try:
-            st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
-        except FileNotFoundError:
-            if node is None and not answered and tree.merge.has_aufs_whiteout(layer_dir, name):
-                hits.append(_hit(layer_dir, AUFS_WHITEOUT + name, "whiteout"))
-                answered = True
-            continue
-        if answered:
-            role: Role = "shadowed"
-        elif is_whiteout_device(st) or node is None:
-            role = "whiteout"
-            answered = True
-        else:
-            role = "answers"
-            answered = True
-        hits.append(_hit(layer_dir, name, role))
-    return hits
+            fd = at.fd()
+            st = at.layer.read(lambda: attributes.stat_or_none(fd, name), fd)
+            if st is not None:
+                role = "whiteout" if merge.is_whiteout(at, name, st) else "shadowed"
+                yield _Entry(at, name, role, hidden)
+            elif merge.has_aufs_whiteout(at, name):
+                yield _Entry(at, AUFS_WHITEOUT + name, "whiteout", hidden)
+        except PermissionError:
+            if hidden is None:
+                raise
+
+    def _indexed(self, name: bytes, node: File) -> _Entry | None:
+        """The entry in the index of a file that the upper does not have under this name."""
+        upper, _ = self._at.get(0, (None, None))
+        if upper is not None and attributes.stat_or_none(upper.fd(), name) is not None:
+            return None
+        if node.index_name is not None:
+            return _Entry(self._tree.work.index, node.index_name, "answers")
+        lower = node.lower_dir
+        if self._index is None or lower is None:
+            return None
+        st = os.stat(node.lower_name, dir_fd=lower.fd(), follow_symlinks=False)
+        lowers = [layer for layer in self._tree.layers if layer.index]
+        origin = Origins(lowers).find(lower, node.lower_name, st.st_dev)
+        if origin is None or st.st_nlink == 1:
+            return None
+        found = attributes.stat_or_none(self._index.fd(), origin.index_name())
+        if found is None or is_whiteout_device(found):
+            return None
+        return _Entry(self._index, origin.index_name(), "answers")
+
+    def _markers(self, layer_dir: LayerDir) -> DirectoryMarkers:
+        path = layer_dir.proc_path()
+        return self._tree.markers.of_directory(path, upper=layer_dir.layer.writable)
+
+    def _has_whiteout_beside(self, layer_dir: LayerDir) -> bool:
+        """Whether AUFS names hide what is below a directory."""
+        if attributes.stat_or_none(layer_dir.fd(), AUFS_OPAQUE) is not None:
+            return True
+        parent = layer_dir.parent
+        return (
+            parent is not None
+            and not layer_dir.layer.writable
+            and self._tree.merge.has_aufs_whiteout(parent, layer_dir.name)
+        )
+
+    def _redirect(self, entry: _Entry) -> bytes | None:
+        """Where the layers below have the data of a metacopy."""
+        path = entry.layer_dir.proc_path(entry.name)
+        markers = self._tree.markers
+        try:
+            held = markers.of_file(path)
+        except PermissionError:
+            return None
+        return markers.file_redirect(path) if held.metacopy else None
 
 
-def _with_data(hits: list[LayerHit], node: Node | None) -> list[LayerHit]:
+def _with_data(found: list[_Entry], node: File) -> list[_Entry]:
     """The entries with that which holds the data of a metacopy; it may lie under another path than the others."""
-    if not isinstance(node, File) or node.data is None or node.data.layer_dir is None:
-        return hits
-    data = _hit(node.data.layer_dir, node.data.name, "data")
-    others = [hit for hit in hits if hit.path != data.path]
-    before = [hit for hit in others if hit.role != "shadowed"]
+    if node.data is None or node.data.layer_dir is None:
+        return found
+    data = _Entry(node.data.layer_dir, node.data.name, "data")
+    others = [one for one in found if one.path != data.path]
+    before = [one for one in others if one.role != "shadowed"]
     return [*before, data, *others[len(before) :]]
+
+
+def _is_same(layer_dir: LayerDir, at: LayerDir, name: bytes) -> bool:
+    """Whether a directory is `name` in `at`."""
+    return layer_dir.components() == [*at.components(), name]
 
 
 def _resolve(
@@ -162,30 +304,19 @@ def _resolve(
     return (parents, last.name) if last is not None else (parents, b"")
 
 
-def _role(index: int) -> Role:
-    """The role of a merged directory, counted from the top."""
-    return "merged" if index else "answers"
+def _real_path(layer_dir: LayerDir, name: bytes) -> str:
+    names = [*layer_dir.components(), *([name] if name else [])]
+    return os.path.join(layer_dir.layer.path, *map(os.fsdecode, names))
 
 
-def _hit(layer_dir: LayerDir, name: bytes | None, role: Role) -> LayerHit:
-    names = layer_dir.components() + ([] if name is None else [name])
-    st = (
-        layer_dir.stat()
-        if name is None
-        else os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
-    )
-    path = os.path.join(layer_dir.layer.path, *map(os.fsdecode, names))
-    return LayerHit(layer_dir.layer.path, path, _kind(st.st_mode), role)
-
-
-def _kind(mode: int) -> str:
-    return {
-        stat.S_IFREG: "file",
-        stat.S_IFDIR: "directory",
-        stat.S_IFLNK: "symlink",
-        stat.S_IFIFO: "fifo",
-        stat.S_IFSOCK: "socket",
-    }.get(stat.S_IFMT(mode), "device")
+def _path_of(directory: Directory, name: bytes) -> str:
+    """The path of a name in the view."""
+    names = [name]
+    current: Directory | None = directory
+    while current is not None and current.parent is not None:
+        names.append(current.name)
+        current = current.parent
+    return _shown(names[::-1])
 
 
 def _shown(names: list[bytes]) -> str:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
-    from overlaykit.fuse import control
     from overlaykit.fuse.spec import NoOpen
     from overlaykit.layers import Hold, Layer
+    from overlaykit.overlay.explanation import Explanation
     from overlaykit.views.entry import Entry
     from overlaykit.views.upper import Limit, Upper
 
@@ -183,7 +183,7 @@ class FuseRoot:
         """
         return End(written=self.daemon.process.channel.fileno())
 
-    def explain(self, path: str) -> control.Explained:
+    def explain(self, path: str) -> Explanation:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
         assert self._entry is not None
         entry = self._entry

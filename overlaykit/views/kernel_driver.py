@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import Final, NoReturn
 
-    from overlaykit.fuse import control
     from overlaykit.layers import Hold, Layer
     from overlaykit.mountinfo import Mount
+    from overlaykit.overlay.explanation import Explanation
     from overlaykit.views.entry import Entry
     from overlaykit.views.upper import Limit, Upper
 
@@ -298,7 +298,7 @@ class KernelRoot:
             ),
         )
 
-    def explain(self, path: str) -> control.Explained:
+    def explain(self, path: str) -> Explanation:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
         from overlaykit.views.explaining import explain_layers
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
-    from overlaykit.fuse import control
-    from overlaykit.fuse.control import Explained
+    from overlaykit.overlay.explanation import Explanation
     from overlaykit.views.kept import Kept
 
 _LONGEST_NAME: Final = 63
@@ -70,16 +69,24 @@ class RunningView(Record):
         """Whether it has not ended since."""
         return entry.is_locked(self.entry)
 
-    def with_present_paths(self, found: Explained) -> Explained:
+    def with_present_paths(self, found: Explanation) -> Explanation:
         """What its daemon says, which knows the upper by the path of its start."""
         noted = entry.read(self.entry)
         upper = self.about.upper
         if noted is None or noted.upper is None or upper in (None, noted.upper):
             return found
+        before = noted.upper
+
+        def present(path: str) -> str:
+            is_in_it = path == before or path.startswith(before + "/")
+            return f"{upper}{path.removeprefix(before)}" if is_in_it else path
+
         hits = (
-            hit.replace(layer=upper, path=upper + hit.path.removeprefix(noted.upper))
-            if hit.layer == noted.upper
-            else hit
+            hit.replace(
+                layer=present(hit.layer),
+                path=present(hit.path),
+                hidden=hit.hidden and hit.hidden.replace(path=present(hit.hidden.path)),
+            )
             for hit in found.hits
         )
         return found.replace(hits=tuple(hits))
@@ -285,15 +292,16 @@ def _await_cleanup(path: str) -> None:
             os.close(ended)
 
 
-def explain_at(socket: str, path: str, *, name: str, daemon: int) -> control.Explained:
+def explain_at(socket: str, path: str, *, name: str, daemon: int) -> Explanation:
     """What a path means, says the process `daemon` of the view `name`, which listens on `socket`.
 
     Raises: DaemonSilent, OSError (ENOENT and the like).
     """
     from overlaykit.fuse import control
+    from overlaykit.overlay.explanation import Explanation
 
     try:
-        return control.ask(socket, control.Explain(path), control.Explained, seconds=ANSWER_SECONDS)
+        return control.ask(socket, control.Explain(path), Explanation, seconds=ANSWER_SECONDS)
     except (TimeoutError, BlockingIOError):  # EAGAIN: too many clients wait already
         raise DaemonSilent(name, daemon, round(ANSWER_SECONDS)) from None
 

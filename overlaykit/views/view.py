@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Any, Final, NoReturn, Self
 
-    from overlaykit.fuse import control
     from overlaykit.fuse.spec import NoOpen
     from overlaykit.layers import Store
     from overlaykit.namespace import (
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
+    from overlaykit.overlay.explanation import Explanation
     from overlaykit.views.kept import Kept
     from overlaykit.views.streams import Stream
 
@@ -476,7 +476,7 @@ class View:
         root = self._require_started().root
         return namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace)
 
-    def explain(self, path: str) -> control.Explained:
+    def explain(self, path: str) -> Explanation:
         """Which layer answers for a path in the view. Raises: NotStarted, OSError (ENOENT and the like)."""
         return self._require_started().root.explain(path)
 

@@ -6,6 +6,9 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +86,8 @@ def test_the_real_file_has_the_contents_that_the_view_shows(user: TestUser) -> N
         (_, kind, real), (role, _, below) = hits(user, "one", "/etc/issue")
         assert (kind, real) == ("file", user.path("upper", "etc", "issue"))
         assert (role, below) == ("shadowed", "/etc/issue")
+        copied = explained(user, "one", "/etc/issue")["hits"][0]["copied"]
+        assert copied is None or copied["program"] == "sh"
         assert hits(user, "one", "/usr/bin/env") == [("answers", "file", "/usr/bin/env")]
         printed, _ = view.communicate("end\n")
         with open(real) as file:
@@ -90,8 +95,8 @@ def test_the_real_file_has_the_contents_that_the_view_shows(user: TestUser) -> N
 
 
 def test_a_missing_path_is_reported(user: TestUser) -> None:
-    assert user.refused("explain", "nobody", "/etc") == (
-        "nobody: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
+    assert user.refused("explain", "nobody", "/etc").startswith(
+        "nobody: no view, mount, directory or layer of that name: 'overlaykit ps -a' lists views"
     )
     with mounted(user) as target:
         line = user.refused("explain", target, "/missing")
@@ -115,3 +120,115 @@ def test_names_of_any_bytes_are_explained_and_an_invalid_request_harms_nothing(
             "No such file or directory"
         )
         assert hits(user, target, "/below")
+
+
+def explained(user: TestUser, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(user.succeeds("explain", "--json", *arguments))
+    return found
+
+
+def run_as(program: str, script: str) -> None:
+    """Run a script of Python as a program of that name."""
+    named = f"import ctypes; ctypes.CDLL(None).prctl(15, {program.encode()!r}, 0, 0, 0)\n"
+    subprocess.run([sys.executable, "-c", named + script], check=True)
+
+
+def test_a_copy_says_for_which_program_it_was_made_and_when_and_what_it_was(
+    user: TestUser,
+) -> None:
+    lower = user.directory("lower", small="12\n", mode="x", large="x" * 3_000_000)
+    os.chmod(os.path.join(lower, "small"), 0o640)
+    os.makedirs(os.path.join(lower, "below/it"))
+    upper, work, target = map(user.directory, ("upper", "work", "target"))
+    user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
+    try:
+        before = time.time() - 1
+        here = f"import os; os.chdir({target!r})\n"
+        run_as("fifteen-letters", here + "open('small', 'a').write('3'); os.mkdir('below/it/new')")
+        run_as("late", here + "f = open('large', 'r+'); f.seek(5); f.write('y'); f.close()")
+        run_as("odd\x1b", here + "os.chmod('mode', 0o600)")
+
+        def check() -> None:
+            hit, shadowed = explained(user, target, "/small")["hits"]
+            assert hit["copied"]["program"] == "fifteen-letters"
+            assert before <= hit["copied"]["time_ns"] / 1e9 <= time.time()
+            was = hit["copied"]["lower"]
+            assert (was["path"], was["kind"], was["mode"], was["size"]) == (
+                os.path.join(lower, "small"),
+                "file",
+                0o640,
+                3,
+            )
+            assert shadowed["hidden"] == {
+                "reason": "covered",
+                "path": os.path.join(upper, "small"),
+            }
+            assert shadowed["copied"] is None
+            (large, _), (made,) = (
+                explained(user, target, path)["hits"] for path in ("/large", "/below/it/new")
+            )
+            assert large["copied"]["program"] == "late"
+            assert made["copied"] is None
+            (changed, _) = explained(user, target, "/mode")["hits"]
+            assert changed["copied"]["program"] == "odd\x1b"
+            directory, _ = explained(user, target, "/below/it")["hits"]
+            assert directory["copied"]["program"] == "fifteen-letters"
+            assert directory["copied"]["lower"]["path"] == os.path.join(lower, "below/it")
+
+        check()
+        text = user.succeeds("explain", target, "/small")
+        assert "copied up for fifteen-letters on " in text
+        assert f"; it was {lower}/small, a file of mode 0640" in text
+        assert f"(hidden by {upper}/small)" in text
+        assert not {name for name in os.listxattr(os.path.join(target, "small")) if "over" in name}
+        # A later write changes nothing of that, a change of the lower is said.
+        run_as("other", here + "open('small', 'a').write('4')")
+        assert explained(user, target, "/small")["hits"][0]["copied"]["lower"]["changed"] in (
+            False,
+            None,
+        )
+        check()
+    finally:
+        user.succeeds("umount", target)
+    target = upper
+    for path, program in (("/small", "fifteen-letters"), ("/large", "late")):
+        hit = explained(user, "-l", lower, upper, path)["hits"][0]
+        assert (hit["path"], hit["copied"]["program"]) == (upper + path, program)
+        assert hit["copied"]["lower"]["path"] == lower + path
+
+
+def test_a_view_that_is_stopped_is_explained_and_so_is_one_without_changes(
+    user: TestUser,
+) -> None:
+    layer = user.directory("layer", file="1\n", gone="2\n")
+    other = user.directory("other", file="3\n")
+    options = ("--name", "one", "-l", layer, "-l", other)
+    user.succeeds("create", *options, "--", "true")
+    answer, below = explained(user, "one", "/file")["hits"]
+    assert [answer["path"], below["path"]] == [f"{layer}/file", f"{other}/file"]
+    assert below["hidden"] == {"reason": "covered", "path": f"{layer}/file"}
+    assert user.refused("explain", "one", "/missing") == "/missing: No such file or directory"
+    user.succeeds("rm", "one")
+    user.succeeds("create", "--read-only", *options, "--", "true")
+    assert explained(user, "one", "/gone")["hits"][0]["path"] == f"{layer}/gone"
+    user.succeeds("rm", "one")
+
+
+def test_a_hard_link_of_a_stopped_view_is_followed_to_its_copy(user: TestUser) -> None:
+    lower = user.directory("lower", a="1\n")
+    os.link(os.path.join(lower, "a"), os.path.join(lower, "b"))
+    upper, work, target = map(user.directory, ("upper", "work", "target"))
+    user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
+    user.write(os.path.join(target, "a"), "2\n")
+    followed = explained(user, target, "/b")["hits"]
+    with open(os.path.join(target, "b")) as file:
+        is_one_file = file.read() == "2\n"
+    user.succeeds("umount", target)
+    assert (
+        [hit["role"] for hit in followed] == ["answers", "shadowed"] if is_one_file else ["answers"]
+    )
+    hits = explained(user, "-l", lower, upper, "/b")["hits"]
+    assert [hit["path"] for hit in hits] == [hit["path"] for hit in followed]
+    if is_one_file:
+        assert hits[1]["hidden"] == {"reason": "index", "path": hits[0]["path"]}
+        assert hits[0]["path"].startswith(os.path.join(work, "index/"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from overlaykit.fuse import control
+from overlaykit.overlay.explanation import Explanation
 
 from ..overlay.stack import Stack
 from ..overlay.view import refused
@@ -35,8 +36,8 @@ def answers(connection: socket.socket, number: int) -> list[Any]:
         return [json.loads(file.readline()) for _ in range(number)]
 
 
-def explain(mount: Mounted, path: str) -> control.Explained:
-    return control.ask(mount.control_path, control.Explain(path), control.Explained)
+def explain(mount: Mounted, path: str) -> Explanation:
+    return control.ask(mount.control_path, control.Explain(path), Explanation)
 
 
 def test_explain_names_the_layer_and_the_real_file(stack: Stack) -> None:
