@@ -29,6 +29,24 @@ TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108
 
 _PATHS: Final = ("path", "old_path")
 
+_BRACKET: Final = re.compile(r"(?s)(?P<not>[!^]?)(?P<members>\]?(?:\[:[a-z]+:\]|[^\]])*)\]")
+"""What follows the first sign of a bracket expression (glob(7))."""
+_CLASS: Final = re.compile(r"\[:([a-z]+):\]")
+_CLASSES: Final = {
+    "alnum": r"[^\W_]",
+    "alpha": r"[^\W\d_]",
+    "blank": r"[ \t]",
+    "cntrl": r"[\x00-\x1f\x7f]",
+    "digit": r"[0-9]",
+    "graph": r"[^\x00-\x20\x7f]",
+    "lower": r"[a-z]",
+    "print": r"[^\x00-\x1f\x7f]",
+    "punct": r"[!-/:-@\[-`{-~]",
+    "space": r"\s",
+    "upper": r"[A-Z]",
+    "xdigit": r"[0-9A-Fa-f]",
+}
+
 
 class DirectoryGone(Error):
     message = (
@@ -323,15 +341,14 @@ def _of_name(pattern: str) -> str:
     found, rest = "", pattern
     while rest:
         sign, rest = rest[0], rest[1:]
-        end = rest.find("]", 2 if rest[:1] in ("!", "^") else 1) if sign == "[" else -1
+        bracket = _BRACKET.match(rest) if sign == "[" else None
         if sign == "*":
             found += "[^/]*"
         elif sign == "?":
             found += "[^/]"
-        elif end >= 0:
-            members, rest = rest[:end], rest[end + 1 :]
-            negated = members[:1] in ("!", "^")
-            found += _of_members(members[negated:], negated=negated)
+        elif bracket is not None:
+            rest = rest[bracket.end() :]
+            found += _of_members(bracket["members"], negated=bool(bracket["not"]))
         else:
             found += re.escape(sign)
     return found
@@ -339,17 +356,20 @@ def _of_name(pattern: str) -> str:
 
 def _of_members(members: str, *, negated: bool) -> str:
     """A regular expression for one character; a range whose end comes before its beginning is empty (glob(7))."""
-    found = ""
+    found = []
     while members:
+        if (named := _CLASS.match(members)) is not None:
+            found.append(_CLASSES.get(named[1], "(?!)"))
+            members = members[named.end() :]
+            continue
         first, last = members[0], members[0]
         if members[1:2] == "-" and len(members) > 2:
             last, members = members[2], members[2:]
         members = members[1:]
         if first <= last:
-            found += f"{re.escape(first)}-{re.escape(last)}"
-    if not found:
-        return "[^/]" if negated else "(?!)"
-    return f"(?!/)[{'^' * negated}{found}]"
+            found.append(f"[{re.escape(first)}-{re.escape(last)}]")
+    one = "|".join(found) or "(?!)"
+    return f"(?!/|{one})(?s:.)" if negated else f"(?!/)(?:{one})"
 
 
 def is_own(change: Change) -> bool:

@@ -131,6 +131,9 @@ def main(arguments: list[str]) -> int:
     if not command:
         raise Usage("try", "no command given")
     on = _directories(args)
+    for pattern in args.ignore:
+        if not pattern.strip("/"):
+            raise Usage("try", f"--ignore {pattern!r}: that names no file: --no applies nothing")
     ignored = [areas.absolute(pattern) for pattern in args.ignore]
     if args.directory is not None:
         os.chdir(args.directory)

@@ -150,7 +150,16 @@ def test_ignored_paths_are_neither_listed_nor_applied(user: TestUser) -> None:
 
 
 def test_globs_match_names_or_whole_paths() -> None:
-    ignored = areas.Ignored(["*.o", "a[0-9]", "b[!x]?", "/home/*/c", "/x/**/d[", "/x[^]]y"])
+    globs = [
+        "*.o",
+        "a[0-9]",
+        "b[!x]?",
+        "/home/*/c",
+        "/x/**/d[",
+        "/x[^]]y",
+        "[[:upper:]]_[![:digit:]x]",
+    ]
+    ignored = areas.Ignored(globs)
     matched = {
         "/p/q.o/r": "/p/q.o",
         "/p/a7": "/p/a7",
@@ -159,10 +168,27 @@ def test_globs_match_names_or_whole_paths() -> None:
         "/x/d[": "/x/d[",
         "/x/y/z/d[": "/x/y/z/d[",
         "/x[y": "/x[y",
+        "/p/Q_y": "/p/Q_y",
     }
     assert {path: ignored.match(path) for path in matched} == matched
-    for path in ("/p/q.oo", "/ax", "/bxy", "/b/yz", "/home/u/v/c", "/x/d", "/x]y"):
+    for path in (
+        "/p/q.oo",
+        "/ax",
+        "/bxy",
+        "/b/yz",
+        "/home/u/v/c",
+        "/x/d",
+        "/x]y",
+        "/Q_7",
+        "/q_y",
+        "/Q_x",
+    ):
         assert ignored.match(path) is None, path
+
+
+@pytest.mark.parametrize("pattern", ["", "/"])
+def test_a_glob_that_names_no_file_is_refused(user: TestUser, pattern: str) -> None:
+    assert "--no applies nothing" in user.refused("try", "--ignore", pattern, "--", "true")
 
 
 def test_a_long_summary_is_cut_but_for_what_is_deleted(user: TestUser) -> None:
