@@ -134,9 +134,8 @@ class Entry:
     def listen(self) -> sockets.socket:
         """Bind the control socket and listen on it. Who may connect is what its mode says: the user alone."""
         listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-        os.fchmod(
-            listener.fileno(), 0o600
-        )  # which the file gets (net/unix/af_unix.c: unix_bind_bsd)
+        # The file gets the mode of the descriptor (net/unix/af_unix.c: unix_bind_bsd).
+        os.fchmod(listener.fileno(), 0o600)
         # A socket's path is short (unix(7)); the entry's may be long.
         with _directory(self.path) as fd, writing_entries(os.path.dirname(self.path)):
             listener.bind(f"/proc/self/fd/{fd}/control")
