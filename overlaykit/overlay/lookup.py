@@ -113,7 +113,7 @@ class Lookup:
             return existing
         if found.layer_dir.layer.writable:
             node, preferred = self._upper_file(kind, key, directory, found)
-            if table.plane is not None and preferred != key and found.stat.st_nlink > 1:
+            if table.plane is not None and preferred != key:
                 table.plane.fetch_node(preferred)  # an earlier daemon has found another name of it
         else:
             node, preferred = self._lower_file(kind, key, directory, found), key
@@ -213,8 +213,10 @@ class Lookup:
             node = Directory(None, b"", None, ())
             node.orphan(LayerDir(self._tree.layers[0], None, b"", inode))
         else:
-            node = File(stat.S_IFMT(st.st_mode), has_upper=True)
+            key = self.numbering.key(st.st_dev, st.st_ino) if st.st_nlink else 0
+            node = File(stat.S_IFMT(st.st_mode), key=key, has_upper=True)
             node.keep_inode(inode)
+            self._tree.table.register(node)  # a name of it that is not known may be found
         node.remember(st)
         self._tree.table.add(node, self.numbering.key(st.st_dev, st.st_ino))
         self._tree.table.keep_inode(node, inode)

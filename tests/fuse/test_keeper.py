@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from ..overlay.seen import Seen, looked_at
 from ..overlay.stack import Stack
 from ..posix.table import Dir, File
@@ -149,6 +151,28 @@ def test_a_copied_file_with_two_names_stays_one(stack: Stack) -> None:
         assert os.path.samefile(mount.path("d/f"), mount.path("e/moved"))
         with open(mount.path("e/moved"), "rb") as again:
             assert again.read() == b"one two"
+
+
+@pytest.mark.parametrize("name", ["d/copied", "made"])
+def test_a_file_that_lost_one_of_two_names_is_found_under_the_other(
+    stack: Stack, name: str
+) -> None:
+    stack.add({"d/copied": File(b"old"), "e": Dir()})
+    with kept(stack) as mount:
+        path, other = mount.path(name), mount.path("e/other")
+        with open(path, "w+b", buffering=0) as file:
+            file.write(b"one ")
+            os.link(path, other)
+            kill_daemon(mount)
+            os.fsync(file.fileno())
+            os.unlink(path)
+            kill_daemon(mount)
+            mount.forget()
+            file.write(b"two")
+            os.fsync(file.fileno())
+            assert os.path.samestat(os.stat(other), os.fstat(file.fileno()))
+            with open(other, "rb") as again:
+                assert again.read() == b"one two"
 
 
 def test_the_working_directory_stays(stack: Stack) -> None:
