@@ -24,6 +24,7 @@ from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_x
 from overlaykit.inodes import mode_without_acl
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
+from overlaykit.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -137,7 +138,7 @@ class Comparison:
         `times`: also files of which nothing but the modification time differs.
         Raises: OSError.
         """
-        pairs = self._with_renames(list(self._pairs()))
+        pairs = self._with_renames(list(counted(self._pairs(), "comparing files")))
         pairs.reverse()
         while pairs:
             pair = pairs.pop()  # what was shown may go

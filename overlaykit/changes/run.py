@@ -21,6 +21,7 @@ from overlaykit.overlay.began import Began
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import xattr_names
+from overlaykit.progress import counted_all
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
@@ -202,7 +203,7 @@ class Run:
         """
         steps = self._steps
         try:
-            for step in steps[self._next() :]:
+            for step in counted_all(steps[self._next() :], "applying steps"):
                 self.places.do(step, again=again)
                 reach("apply.step")
             self._sync()

@@ -14,6 +14,7 @@ from overlaykit.changes.whole import Whole, is_marked
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
+from overlaykit.progress import counted_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,7 +124,7 @@ class Staging:
 
     def _arriving(self) -> Iterator[Step]:
         departures = {one.path: one.seen for one in self._plan.departures}
-        for arrival in self._plan.arrivals:
+        for arrival in counted_all(self._plan.arrivals, "preparing files"):
             self._comparison.trim()
             change = arrival.change
             new = change.new

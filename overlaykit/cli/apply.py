@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from overlaykit import signals
+from overlaykit.cli import progress
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.options import Usage
 from overlaykit.cli.output import (
@@ -151,7 +152,7 @@ def main(arguments: list[str]) -> int:
     from overlaykit.cli import areas
 
     if args.to is None and areas.is_of_host(stack):
-        with _unused(stack), signals.unwound():
+        with _unused(stack), signals.unwound(), progress.shown():
             outcome, directories = areas.apply(
                 stack,
                 paths=[os.path.join("/", path) for path in args.paths],
@@ -171,7 +172,7 @@ def main(arguments: list[str]) -> int:
         merges=args.merge,
         consumes=not (args.keep or args.paths or args.to),
     )
-    with _unused(stack), signals.unwound():
+    with _unused(stack), signals.unwound(), progress.shown():
         outcome = _apply(target, request, dry_run=args.dry_run)
     return _report(outcome, args, target)
 
@@ -205,6 +206,7 @@ def _later(args: argparse.Namespace) -> int:
                 target = _target(stack, None)
             context.enter_context(_unused(stack))
         context.enter_context(signals.unwound())
+        context.enter_context(progress.shown())
         if args.undo:
             applying.undo(target, force=args.force)
         elif args.drop:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.changes.plain import plain, shown
+from overlaykit.cli import progress
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.options import Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
@@ -107,7 +108,7 @@ def main(arguments: list[str]) -> int:
         comparison = Comparison.of_upper(upper, lowers)
     else:
         comparison = Comparison.of_stacks(both[0].open(), both[1].open())
-    with comparison:
+    with progress.shown(), comparison:
         if beneath and not comparison.has(beneath):
             raise NoSuchPath(args.path)
         changes = comparison.changes(beneath, times=args.times)

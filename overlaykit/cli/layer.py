@@ -8,6 +8,7 @@ import errno
 import os
 from typing import Final, NoReturn
 
+from overlaykit.cli import progress
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.interruption import Interruption
 from overlaykit.cli.options import Usage
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> int:
 def _add(store: Store, name: str, source: str, *, base: Layer) -> None:
     """Add a layer; a signal that ends the program leaves the store as it was."""
     try:
-        with Interruption() as interruption, interruption.allowed():
+        with progress.shown(), Interruption() as interruption, interruption.allowed():
             store.add(name, source, base=base)
     except OSError as error:
         # The error may name a source file: its copy found no room.

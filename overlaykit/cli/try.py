@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from overlaykit import mountinfo, signals
-from overlaykit.cli import areas, summary
+from overlaykit.cli import areas, progress, summary
 from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
 from overlaykit.cli.output import one_line, print_error
 from overlaykit.cli.question import Kept, Question
@@ -376,7 +376,7 @@ class _Try:
         ]
 
     def _summary(self) -> Summary:
-        with self._compared() as (stack, comparison):
+        with progress.shown(), self._compared() as (stack, comparison):
             return summary.summary(comparison, self._shown(stack, comparison))
 
     def _show(self, found: Summary, *, every: bool = False) -> None:
@@ -417,7 +417,7 @@ class _Try:
         """Apply some paths, or all; say what prevents it. Returns: whether they are applied."""
         self._conflicts = set()
         try:
-            with signals.unwound():
+            with signals.unwound(), progress.shown():
                 outcome, directories = areas.apply(
                     self._stack(), paths=paths, choice=choice, merges=merges, is_last=True
                 )

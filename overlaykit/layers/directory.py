@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from functools import partial
+from typing import TYPE_CHECKING
 
 from overlaykit import _native, inodes
 from overlaykit.beneath import BENEATH
@@ -12,6 +13,10 @@ from overlaykit.errors import Error
 from overlaykit.layers.checks import UnreadableDirectory, check_directory
 from overlaykit.layers.layer import Layer
 from overlaykit.layers.tree import Tree, Usage
+from overlaykit.progress import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -68,15 +73,21 @@ class _Copy:
 
     def run(self) -> None:
         self._tree.directory(b"", partial(self._finish, b""))
+        for path, status in counted(self._below(), "copying files"):
+            if stat.S_ISDIR(status.st_mode):
+                self._tree.directory(path, partial(self._finish, path))
+            else:
+                self._copy(path, status)
+
+    def _below(self) -> Iterator[tuple[bytes, os.stat_result]]:
+        """All paths, each directory before what it holds."""
         directories = [b""]
         # The loop extends the list.
         for directory in directories:
             for path, status in self._children(directory):
                 if stat.S_ISDIR(status.st_mode):
-                    self._tree.directory(path, partial(self._finish, path))
                     directories.append(path)
-                else:
-                    self._copy(path, status)
+                yield path, status
 
     def _children(self, directory: bytes) -> list[tuple[bytes, os.stat_result]]:
         fd = self._open(directory, os.O_RDONLY | os.O_DIRECTORY)

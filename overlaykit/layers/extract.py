@@ -16,6 +16,7 @@ from typing import TypeAlias
 from overlaykit.errors import Error
 from overlaykit.layers.tar import Member, TarStream
 from overlaykit.layers.tree import Attributes, Tree
+from overlaykit.progress import counted
 
 PathMap: TypeAlias = Callable[[bytes, bool], bytes]
 """Maps the path of a member, and whether it is a directory, to its path in the layer."""
@@ -47,7 +48,7 @@ def extract(archive: TarStream, shown: str, tree: Tree, map_path: PathMap = unch
       DamagedArchive, UnsafeMember, DeviceMemberNeedsRoot: see their messages.
       OSError: ENOSPC and others.
     """
-    for member in archive:
+    for member in counted(archive, "unpacking files"):
         name = os.fsdecode(member.name)
         try:
             _create(archive, member, tree, map_path)
