@@ -53,6 +53,14 @@ def _is_nameless(result: Result) -> bool:
     return isinstance(result.value, Description) and result.value.links == 0
 
 
+def _is_nameless_here_alone(kernel: Result, ours: Result) -> bool:
+    return (
+        isinstance(kernel.value, Description)
+        and isinstance(ours.value, Description)
+        and ours.value == kernel.value._replace(links=0)
+    )
+
+
 DIFFERENCES = (
     Difference(
         "stale reader",
@@ -86,6 +94,15 @@ DIFFERENCES = (
                 (isinstance(operation, _CHANGES) and kernel.error == "EEXIST")
                 or (isinstance(operation, StatHeld) and _is_nameless(kernel) and _is_nameless(ours))
             )
+        ),
+    ),
+    Difference(
+        "links of a nameless file",
+        "A lower file that is held open and has lost its name has no link, as POSIX asks; the kernel tells the number "
+        "of the file in the lower.",
+        "Number of links of a lower file without a name",
+        lambda operation, kernel, ours: (
+            isinstance(operation, StatHeld) and _is_nameless_here_alone(kernel, ours)
         ),
     ),
 )
