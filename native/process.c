@@ -113,16 +113,13 @@ block_signals(uint64_t mask, const sigset_t *more)
 void
 ignore_signals(uint64_t mask)
 {
-    enum { SET_BYTES = LAST_SIGNAL / 8 };
     for (int number = 1; number <= LAST_SIGNAL; number++) {
-        /* struct sigaction of the kernel, of which the first member is SIG_DFL (0) or SIG_IGN (1).
-         * sigaction(3) refuses the signals that glibc keeps to itself, which its posix_spawn(3)
-         * ignores. */
-        unsigned long found[4], wanted[4] = {mask >> (number - 1) & 1};
-        long result = syscall(SYS_rt_sigaction, number, NULL, found, SET_BYTES);
+        struct sigaction found, wanted = {.sa_handler = SIG_DFL};
+        if (mask >> (number - 1) & 1)
+            wanted.sa_handler = SIG_IGN;
         /* To set an action again may discard a pending signal (POSIX, Signal Actions). */
-        if (result == 0 && found[0] != wanted[0])
-            (void)syscall(SYS_rt_sigaction, number, wanted, NULL, SET_BYTES);
+        if (sigaction(number, NULL, &found) == 0 && found.sa_handler != wanted.sa_handler)
+            (void)sigaction(number, &wanted, NULL);
     }
 }
 

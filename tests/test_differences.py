@@ -92,6 +92,9 @@ ROWS = {
         f"{BEHAVIOURS}/open_files.py::check_a_reader_sees_what_is_written_after_it_opened",
         f"{BEHAVIOURS}/open_files.py::check_a_shared_mapping_sees_what_is_written_after_it_was_made",
     ],
+    "Number of links of a lower file without a name": [
+        "fuse/test_copyup.py::test_writes_after_the_last_unlink_are_read_through_open_descriptors"
+    ],
     "Change, through a descriptor, of a lower file without a name": [
         f"{INSTEAD}::test_a_lower_file_that_lost_its_name_is_changed_by_its_descriptor"
     ],

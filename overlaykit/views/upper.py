@@ -9,7 +9,6 @@ import stat
 from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import directories
-from overlaykit.overlay.beside import work_beside
 from overlaykit.record import Record
 from overlaykit.views.scratch import UPPER
 
@@ -63,6 +62,8 @@ def prepare_kept(upper: str, undo: ExitStack) -> Upper:
 
     `undo` removes what was made. Raises: Error.
     """
+    from overlaykit.overlay.beside import work_beside
+
     path = directories.lasting_path(upper)
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):

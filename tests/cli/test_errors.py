@@ -149,7 +149,8 @@ def test_an_empty_name_is_never_the_working_directory(user: TestUser) -> None:
         ),
         ("umount", ""): "'': no overlaykit mount is there: 'overlaykit ps' lists those that are",
         ("explain", "", "/"): (
-            "'': no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
+            "'': no view, mount, directory or layer of that name: 'overlaykit ps -a' lists views,"
+            " 'overlaykit layer ls' layers"
         ),
         ("",): "'': no such command: 'overlaykit --help' lists them",
     }
