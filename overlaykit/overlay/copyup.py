@@ -381,7 +381,12 @@ class FileCopy:
             # An empty file with a name is whole.
             self._metacopy = metacopy and regular and bool(self._stat.st_size or not node.links)
             self.size = self._stat.st_size if keep_data else 0
-            self._keeps_original = copyup.originals >= 0 and regular and not self._metacopy
+            self._keeps_original = (
+                copyup.originals >= 0
+                and copyup.quota is None  # which does not count them
+                and regular
+                and not self._metacopy
+            )
             if self.size and node.data is not None:
                 self._data = _open_data(copyup, node)
             if copyup.quota is not None and self.size:

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from overlaykit.overlay import originals
 from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.quota import Quota
@@ -48,6 +49,15 @@ def counted(stack: Stack, view: View) -> tuple[int, int]:
     quota = quota_of(view.filesystem)
     quota.free()
     return quota.used, taken_on_disk(stack.upper, os.path.join(stack.work, "index"))
+
+
+def test_what_a_quota_does_not_count_is_not_kept(stack: Stack) -> None:
+    stack.add({"a": File(b"text")})
+    os.makedirs(stack.work, exist_ok=True)
+    originals.prepare(stack.work)
+    with stack.open(options=options(stack, MIB)) as view:
+        view.write("a", b"x")
+    assert os.listdir(os.path.join(stack.work, "originals")) == []
 
 
 @as_root
