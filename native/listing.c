@@ -6,6 +6,11 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 
+enum {
+    ENTRY_BYTES = 32, /* of most entries; the longest has 280 */
+    LEAST_BYTES = 512,
+};
+
 struct entry { /* struct linux_dirent64 of getdents64(2) */
     uint64_t inode;
     int64_t next;
@@ -149,6 +154,16 @@ are_names_enough(const struct node *directory, uint64_t skipped)
     return directory->wide && 2 * directory->children <= (skipped > WIDE ? skipped : WIDE);
 }
 
+/* How many bytes of entries to read for the room that is left: about as many as fit. Those beyond
+ * are read again at the next request, and a disk sorts or parses them each time. */
+static size_t
+bytes_for(const struct listing *listing)
+{
+    size_t fits = (listing->room - listing->used) / sizeof(struct fuse_direntplus);
+    size_t bytes = fits * ENTRY_BYTES;
+    return bytes < LEAST_BYTES ? LEAST_BYTES : bytes < LISTING_BYTES ? bytes : LISTING_BYTES;
+}
+
 /* Add the names after the first `skipped` positions of a directory whose names Python has given. */
 static void
 list_names(struct listing *listing, uint64_t skipped)
@@ -179,10 +194,12 @@ list(struct listing *listing, int fd, uint64_t skipped)
             return errno;
     }
     for (;;) {
-        long size = syscall(SYS_getdents64, fd, buffer, sizeof buffer);
+        bool is_first = index == 0 && skipped == 0; /* which tells whether it is wide */
+        size_t wanted = is_first ? sizeof buffer : bytes_for(listing);
+        long size = syscall(SYS_getdents64, fd, buffer, wanted);
         if (size < 0)
             return errno;
-        if (index == 0 && skipped == 0) {
+        if (is_first) {
             size_t entries = 0;
             for (long at = 0; at < size; at += ((struct entry *)(void *)(buffer + at))->size)
                 entries++;
