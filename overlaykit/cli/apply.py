@@ -79,14 +79,7 @@ def parser() -> Parser:
         metavar="DIR",
         help="write to this directory, a copy of the layers (default: the layer, if there is one)",
     )
-    command.add_argument(
-        "-l",
-        dest="layers",
-        metavar="LAYER",
-        action="append",
-        default=[],
-        help="the layer below the directory of an upper, as of 'run'",
-    )
+    command.add_layers("the layer below the directory of an upper, as of 'run'")
     choice = command.add_mutually_exclusive_group()
     choice.add_argument(
         "--theirs",

@@ -28,6 +28,14 @@ class Parser(argparse.ArgumentParser):
             epilog=str(options.get("epilog") or ""),
         )
 
+    def add_layers(
+        self, what: str = "a layer below the directory of an upper, as of 'run' (default: host)"
+    ) -> None:
+        """Add `-l`, which may be given several times: `layers`, of an upper that no view or mount has."""
+        self.add_argument(
+            "-l", dest="layers", metavar="LAYER", action="append", default=[], help=what
+        )
+
     def format_help(self) -> str:
         from overlaykit.cli.examples import EXAMPLES
 

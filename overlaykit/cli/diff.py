@@ -69,14 +69,7 @@ def parser() -> Parser:
     command.add_argument(
         "--exit-code", action="store_true", help="exit with status 1 if there are changes"
     )
-    command.add_argument(
-        "-l",
-        dest="layers",
-        metavar="LAYER",
-        action="append",
-        default=[],
-        help="a layer below the directory of an upper, as of 'run' (default: host)",
-    )
+    command.add_layers()
     command.add_argument(
         "view",
         metavar="VIEW|UPPER|A..B",

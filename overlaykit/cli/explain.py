@@ -32,14 +32,7 @@ def parser() -> Parser:
         " lead, and of a copy which program it was made for, when, and what it was.",
     )
     command.add_argument("--json", action="store_true", help="for programs: an object")
-    command.add_argument(
-        "-l",
-        dest="layers",
-        metavar="LAYER",
-        action="append",
-        default=[],
-        help="a layer below the directory of an upper, as of 'run' (default: host)",
-    )
+    command.add_layers()
     command.add_argument(
         "view",
         metavar="VIEW|UPPER",

@@ -1,6 +1,6 @@
 """The protocol of a daemon's control socket (docs/control.md), and its client.
 
-A request is a line, and so is each answer. The socket's mode says who may connect, and thereby send requests.
+A request is a line, and so is each answer. The socket's mode says who may connect, and so who may send requests.
 `control_server` is the daemon's side.
 """
 
