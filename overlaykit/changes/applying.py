@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes
 from overlaykit.changes.journal import Applied, Undoing, Undone
-from overlaykit.changes.planning import Base, Conflict, plan
+from overlaykit.changes.planning import Conflict, plan
 from overlaykit.changes.run import (
     Request,
     Run,
@@ -33,6 +33,7 @@ from overlaykit.changes.run import (
 from overlaykit.changes.staging import Staging
 from overlaykit.changes.state import CutOff, NothingApplied, State
 from overlaykit.changes.steps import Places
+from overlaykit.changes.target import Base
 from overlaykit.overlay import originals
 from overlaykit.overlay.faults import reach
 from overlaykit.record import Record
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from overlaykit.changes.model import Change
-    from overlaykit.changes.planning import Choice, LeftElsewhere, Plan
+    from overlaykit.changes.planning import Choice, Plan
     from overlaykit.changes.read import Comparison
+    from overlaykit.changes.target import LeftElsewhere
 
 _CAPABILITY: Final = b"security.capability"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.changes.lines import hunks
+from overlaykit.changes.paths import is_in, parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,7 +93,7 @@ def _files(comparison: Comparison, changes: Sequence[Change]) -> Iterator[_Pair]
             assert change.old_path is not None
             for below, version in comparison.held(change):
                 path = change.old_path + b"/" + below
-                if not version.is_directory and path not in here and not _is_below(path, gone):
+                if not version.is_directory and path not in here and not is_in(parent(path), gone):
                     yield _Pair(path, change.path + b"/" + below, version, version)
         elif new is not None and not new.is_directory:
             old_path = None if old is None else change.old_path
@@ -107,14 +108,6 @@ def _deleted(comparison: Comparison, change: Change, old: Version) -> Iterator[_
     for below, version in comparison.held(change):
         if not version.is_directory:
             yield _Pair(change.old_path + b"/" + below, None, version, None)
-
-
-def _is_below(path: bytes, paths: set[bytes | None]) -> bool:
-    """Whether a directory on a path is one of `paths`."""
-    while path := path.rpartition(b"/")[0]:
-        if path in paths:
-            return True
-    return False
 
 
 def _patch(pair: _Pair) -> FilePatch | None:

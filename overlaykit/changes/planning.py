@@ -9,24 +9,21 @@ aside, the deepest first, then everything that is new or renamed is put in place
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
-from overlaykit import _native, attributes, handles, mountinfo
-from overlaykit.changes.contents import same_contents
 from overlaykit.changes.merging import Merger, NotMerged
 from overlaykit.changes.model import Change, Version
+from overlaykit.changes.paths import is_in, join, name_of, parent
+from overlaykit.changes.selection import Drop, remaining, selected
 from overlaykit.changes.steps import Seen, digest_of
-from overlaykit.errors import Error
-from overlaykit.overlay.began import Began, latest
-from overlaykit.overlay.markers import OVERLAY_PREFIXES, origin_link_count, xattr_names
+from overlaykit.changes.target import Base, Target
 from overlaykit.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from overlaykit.changes.merging import Text
     from overlaykit.changes.read import Comparison
@@ -35,21 +32,6 @@ if TYPE_CHECKING:
 Choice = Literal["", "theirs", "ours"]
 """What to do where the target has changed, too. `theirs`: write what the view has. `ours`: keep what the target has.
 Empty: write nothing at all."""
-
-
-LeftElsewhere: TypeAlias = "Callable[[], Container[int]]"
-
-
-class NotAChange(Error):
-    message = "{0}: the view has changed nothing there: 'overlaykit diff' lists what it has changed"
-
-
-class InDeleted(Error):
-    message = "{0}: the view has deleted the directory {1}: name that one, or a directory above"
-
-
-class OnOtherFileSystem(Error):
-    message = "{0}: a file system is mounted there, which stays: unmount it first, or apply other paths alone"
 
 
 class Conflict(Record, kw_only=True):
@@ -121,28 +103,6 @@ class Plan:
         return not (self.departures or self.arrivals or self.kept)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
-    """What the target was when the view began.
-
-    `is_lower`: the target is the lower itself: a file has changed if its change time is not the one that its copy in
-    the upper has recorded, or, without a record, if that is later than `began` says. Otherwise the target is a copy of
-    the lowers, and each file is compared with theirs.
-    `root`: what the target itself was before the state directory was made in it.
-    `written`: inode numbers, and the time until when overlaykit itself wrote them.
-    `left_elsewhere`: the inode numbers of what has left its name outside of the target.
-    `originals`: the directory that may hold what files of the lower were. `merges`: texts are merged from these.
-    """
-
-    root: os.stat_result
-    is_lower: bool
-    began: Began
-    written: Mapping[int, int]
-    left_elsewhere: LeftElsewhere = frozenset
-    originals: str
-    merges: bool
-
-
 def plan(
     comparison: Comparison,
     places: Places,
@@ -158,8 +118,8 @@ def plan(
     """
     all_changes = list(comparison.changes(times=True))
     changed_inodes = {one.old.stat.st_ino for one in all_changes if one.old is not None}
-    changes = _selected(all_changes, paths)
-    changes = _without(changes, {(path, True, False) for path in without})
+    changes = selected(all_changes, paths)
+    changes = remaining(changes, {(path, True, False) for path in without})
     skipped: dict[bytes, Conflict] = {}
     while True:
         planner = _Planner(comparison, places, base, changes, changed_inodes)
@@ -174,76 +134,8 @@ def plan(
             }
         if not drop:
             return made
-        changes = _without(changes, drop)
+        changes = remaining(changes, drop)
         comparison.trim()
-
-
-def _selected(changes: list[Change], paths: Sequence[bytes]) -> list[Change]:
-    if not paths:
-        return changes
-    chosen: set[int] = set()
-    for path in paths:
-        found = False
-        for index, change in enumerate(changes):
-            if _is_below(change.path, path) or (
-                change.kind == "renamed"
-                and change.old_path is not None
-                and _is_below(change.old_path, path)
-            ):
-                chosen.add(index)
-                found = True
-            elif change.kind == "deleted" and _is_below(path, change.path):
-                raise InDeleted(os.fsdecode(path), os.fsdecode(change.path))
-        if not found:
-            raise NotAChange(os.fsdecode(path))
-    # What these need: the directories that they are in, and the renames that make room for them.
-    pending = list(chosen)
-    while pending:
-        change = changes[pending.pop()]
-        for index, other in enumerate(changes):
-            makes_room = other.kind == "renamed" and other.old_path == change.path
-            holds = (
-                other.path != change.path
-                and _is_below(change.path, other.path)
-                and other.kind in ("added", "replaced", "renamed")
-            )
-            same = other.path == change.path
-            if index not in chosen and (makes_room or holds or same):
-                chosen.add(index)
-                pending.append(index)
-    return [changes[index] for index in sorted(chosen)]
-
-
-_Drop: TypeAlias = tuple[bytes, bool, bool]
-"""A path; whether what is below it goes, too; whether only a deletion of the path goes."""
-
-
-def _without(changes: list[Change], drop: set[_Drop]) -> list[Change]:
-    """The changes but for those, and for those that take the old names of what is not renamed now."""
-    if not drop:
-        return changes
-    deletions = {path for path, _, deletion in drop if deletion}
-    single = {path for path, below, deletion in drop if not below and not deletion}
-    trees = {path for path, below, _ in drop if below}
-    while True:
-        dropped = [
-            one
-            for one in changes
-            if one.path in single
-            or (one.path in deletions and one.new is None)
-            or _is_in(one.path, trees)
-        ]
-        more = {one.old_path for one in dropped if one.kind == "renamed" and one.old_path} - trees
-        if not more:
-            gone = set(map(id, dropped))
-            return [one for one in changes if id(one) not in gone]
-        trees |= more
-
-
-def _is_in(path: bytes, tops: Container[bytes]) -> bool:
-    while path and path not in tops:
-        path = _parent(path)
-    return path in tops
 
 
 class _Planner:
@@ -262,14 +154,12 @@ class _Planner:
         changes: list[Change],
         changed_inodes: Container[int],
     ) -> None:
-        self._changed_inodes = changed_inodes
+        self._target = Target(comparison, places, base, changed_inodes)
         self._comparison = comparison
         self._places = places
         self._base = base
-        self._device = os.fstat(places.roots["target"]).st_dev
-        self._mounts = _mounts_below(places.roots["target"])
         self.conflicts: dict[bytes, Conflict] = {}
-        self.agreed: set[_Drop] = set()
+        self.agreed: set[Drop] = set()
         self.mergeable: set[bytes] = {b""}
         self.merged: dict[bytes, Text] = {}
         self._merger = Merger(comparison, places, base.originals if base.is_lower else None)
@@ -301,13 +191,15 @@ class _Planner:
         opened: dict[bytes, os.stat_result] = {}
         for one in departures:
             if stat.S_ISDIR(one.seen.mode):
-                opened[one.path] = self._stat(one.path)
+                opened[one.path] = self._target.stat(one.path)
         for arrival in arrivals:
             if arrival.displaced is not None and stat.S_ISDIR(arrival.displaced.mode):
                 place = self._old_place(arrival.change.path)
                 assert place is not None
-                opened[place] = self._stat(place)
-        linked = {self._stat(one.linked_to).st_ino for one in arrivals if one.linked_to is not None}
+                opened[place] = self._target.stat(place)
+        linked = {
+            self._target.stat(one.linked_to).st_ino for one in arrivals if one.linked_to is not None
+        }
         if linked:  # another name changes its time
             departures = [
                 replace(one, seen=one.seen._replace(ctime_ns=0)) if one.seen.ino in linked else one
@@ -356,8 +248,8 @@ class _Planner:
         """Where the target has the name `path` of the view; None: its directory is new."""
         if not path:
             return b""
-        above = self.lower_of(_parent(path))
-        return None if above is None else _join(above, _name(path))
+        above = self.lower_of(parent(path))
+        return None if above is None else join(above, name_of(path))
 
     def _place(self, path: bytes) -> bytes | None:
         """Where the target has what has to make way for the view's file at `path`, if it is there."""
@@ -371,14 +263,14 @@ class _Planner:
             change = self._sources.get(lower)
             if change is not None:
                 return b"/".join([change.path, *reversed(rest)])
-            rest.append(_name(lower))
-            lower = _parent(lower)
+            rest.append(name_of(lower))
+            lower = parent(lower)
         return b"/".join(reversed(rest))
 
     def _add_where_source_is_gone(self) -> None:
         """What was renamed is added, if the target has it no more under its old name."""
         for source, change in list(self._sources.items()):
-            st = self._stat_or_none(source)
+            st = self._target.stat_or_none(source)
             assert change.old is not None
             assert change.new is not None
             if st is not None and stat.S_IFMT(st.st_mode) == change.old.type:
@@ -390,7 +282,7 @@ class _Planner:
     def _add_uncompared(self) -> None:
         """Add what the view has at the old names of what was renamed: it was compared with that, and may be equal."""
         for source in self._sources:
-            path = _join(self._path_in_view(_parent(source)), _name(source))
+            path = join(self._path_in_view(parent(source)), name_of(source))
             known = self._new.get(path)
             if known is not None and known.kind in ("added", "renamed"):
                 continue
@@ -402,20 +294,20 @@ class _Planner:
         """Directories that the view shares with the layer, and that this has no more, have to be made."""
         seen: set[bytes] = set()
         for path in list(self._new):
-            above = path if path in self._new and self._is_merged(path) else _parent(path)
+            above = path if path in self._new and self._is_merged(path) else parent(path)
             while above and above not in seen:
                 seen.add(above)
                 lower = self.lower_of(above)
                 if lower is None:
                     break
-                st = self._stat_or_none(lower)
+                st = self._target.stat_or_none(lower)
                 if st is None or not stat.S_ISDIR(st.st_mode):
                     self._conflict(above, "the layer has this directory no more")
                     found = self._comparison.new.at(above)
                     if found is None:
                         break
                     self._add(above, self._comparison.new.version(*found))
-                above = _parent(above)
+                above = parent(above)
 
     def _add_other_names(self) -> None:
         """Add the other names, in the layers, of changed files: the view's index makes them names of the new file."""
@@ -431,7 +323,7 @@ class _Planner:
             first = indexed.get(version.stat.st_ino)
             if first is None or lower in known:
                 continue
-            path = _join(self._path_in_view(_parent(lower)), _name(lower))
+            path = join(self._path_in_view(parent(lower)), name_of(lower))
             found = self._comparison.new.at(path)
             if found is None or path in self._new or found[2].layer_dir.layer.writable:
                 continue
@@ -471,11 +363,11 @@ class _Planner:
         if not version.is_directory:
             return
         for below, inner in self._comparison.held_by_new(path):
-            inside = _join(path, below)
+            inside = join(path, below)
             known = self._new.get(inside)
             if known is not None and known.kind in ("added", "renamed"):
                 continue
-            if self.lower_of(_parent(inside)) is None:
+            if self.lower_of(parent(inside)) is None:
                 self._add(inside, inner)
 
     def _add(self, path: bytes, version: Version) -> None:
@@ -495,7 +387,7 @@ class _Planner:
         leaving = {**self._deleted, **self._sources}
         for path in sorted(leaving, key=lambda one: (-one.count(b"/"), one)):
             change = leaving[path]
-            st = self._stat_or_none(path)
+            st = self._target.stat_or_none(path)
             if st is None:
                 self.agreed.add((change.path, False, True))
                 continue
@@ -505,8 +397,8 @@ class _Planner:
                 digest = self._check_displaced(change, path, st)
             elif not stat.S_ISDIR(st.st_mode) and change.what:
                 self._check_displaced(change, path, st)
-            self._refuse_mounts(path, below=change.kind == "deleted")
-            yield Departure(path, change, self._seen(st, digest))
+            self._target.refuse_mounts(path, below=change.kind == "deleted")
+            yield Departure(path, change, self._target.seen(st, digest))
 
     # Arrivals
 
@@ -517,12 +409,12 @@ class _Planner:
             new = change.new
             assert new is not None
             place = self._place(path)
-            st = None if place is None else self._stat_or_none(place)
+            st = None if place is None else self._target.stat_or_none(place)
             if place is not None and st is not None and place != b"":
-                self._stay_on_device(path, st)
+                self._target.stay_on_device(path, st)
             if new.is_directory and self.lower_of(path) is not None and change.kind != "renamed":
                 assert st is not None
-                if change.what - {"times"} and self._has_changed(change, st, place):
+                if change.what - {"times"} and self._target.has_changed(change, st, place):
                     self.mergeable.add(path)
                     self._conflict(path, "the layer's directory has changed")
                 kept.append(change)
@@ -537,12 +429,12 @@ class _Planner:
                 self._check_missing(change)
             else:
                 assert place is not None
-                self._refuse_mounts(place, below=True)
+                self._target.refuse_mounts(place, below=True)
                 digest = self._check_displaced(change, place, st)
             arrivals.append(
                 Arrival(
                     change,
-                    None if st is None else self._seen(st, digest),
+                    None if st is None else self._target.seen(st, digest),
                     moved_from,
                     None if moved_from is not None else self._linked_to(change),
                     self.merged.get(change.path),
@@ -558,22 +450,12 @@ class _Planner:
         if first is not None and not (first.kind == "renamed" and not first.what):
             return None
         place = first.old_path if first is not None else self._old_place(change.link)
-        st = None if place is None else self._stat_or_none(place)
+        st = None if place is None else self._target.stat_or_none(place)
         if place is None or st is None or stat.S_ISDIR(st.st_mode):
             return None
         assert change.new is not None
         self._comparison.trim()
-        return place if self._is_equal(change.new, place, st) else None
-
-    def _stay_on_device(self, path: bytes, st: os.stat_result) -> None:
-        if st.st_dev != self._device:
-            raise OnOtherFileSystem(os.fsdecode(path))
-
-    def _refuse_mounts(self, place: bytes, *, below: bool) -> None:
-        """Refuse to rename a mountpoint of the target; with `below` also what holds one."""
-        for mount in self._mounts:
-            if mount == place or (below and _is_below(mount, place)):
-                raise OnOtherFileSystem(os.fsdecode(mount))
+        return place if self._target.is_equal(change.new, place, st) else None
 
     # Directories that stay
 
@@ -587,17 +469,17 @@ class _Planner:
             for one in arrivals
             if one.displaced is not None and (place := self._place(one.change.path)) is not None
         }
-        touched = {_parent(one.change.path) for one in arrivals} | set(changed)
+        touched = {parent(one.change.path) for one in arrivals} | set(changed)
         touched |= {
-            self._path_in_view(_parent(one.path))
+            self._path_in_view(parent(one.path))
             for one in departures
-            if not _is_in(_parent(one.path), gone)
+            if not is_in(parent(one.path), gone)
         }
         for path in sorted(touched, key=lambda one: one.split(b"/")):
             lower = self.lower_of(path)
-            if lower is None or (lower and _is_in(lower, gone)):
+            if lower is None or (lower and is_in(lower, gone)):
                 continue
-            st = self._stat_or_none(lower)
+            st = self._target.stat_or_none(lower)
             if st is not None and stat.S_ISDIR(st.st_mode):
                 yield Kept(path, lower, st, changed.get(path))
 
@@ -623,60 +505,31 @@ class _Planner:
             new = change.new
             if change.kind != "added" or new is None or not new.layer_dir.layer.writable:
                 continue
-            if change.path not in self.conflicts and self._origin_is_gone(new):
+            if change.path not in self.conflicts and self._target.origin_is_gone(new, self._inodes):
                 self._conflict(change.path, "the layer has it no more")
-
-    def _origin_is_gone(self, new: Version) -> bool:
-        markers = self._comparison.new.markers
-        try:
-            if not markers.has_origin(new.attribute_names()):
-                return False
-            origin = markers.origin(new.path)
-        except OSError:
-            return False
-        if origin is None:
-            return False
-        if new.is_directory or new.stat.st_nlink == 1:
-            # What the view itself has moved is among the files that leave their names, in this target or in another.
-            number = origin.inode_number()
-            if number is not None and number not in self._inodes:
-                return number not in self._base.left_elsewhere()
-        if not self._opens_handles:
-            return False
-        return origin_link_count(self._places.roots["target"], origin) in (None, 0)
-
-    @functools.cached_property
-    def _opens_handles(self) -> bool:
-        """Whether this process may open files by their handles: CAP_DAC_READ_SEARCH, in the initial user namespace."""
-        root = self._places.roots["target"]
-        try:
-            found = handles.of_name(root, b"", _native.AT_EMPTY_PATH)
-            os.close(handles.opened(root, found.type, found.handle, os.O_PATH))
-        except OSError:
-            return False
-        return True
 
     def _check_displaced(self, change: Change, place: bytes, st: os.stat_result) -> str:
         """Check what has to make way. Returns: the digest of what a directory holds."""
-        self._stay_on_device(place, st)
-        changed = self._has_changed(change, st, place)
+        self._target.stay_on_device(place, st)
+        changed = self._target.has_changed(change, st, place)
         digest = ""
         if stat.S_ISDIR(st.st_mode):
             held: dict[str, os.stat_result] = {}
+            is_leaving = self._is_leaving_below(place)
             with self._places.parent("target", os.fsdecode(place)) as (fd, name):
-                digest = digest_of(fd, name, self._is_leaving_below(place), held.__setitem__)
+                digest = digest_of(fd, name, is_leaving, held.__setitem__)
             for one in held.values():
-                self._stay_on_device(place, one)
+                self._target.stay_on_device(place, one)
                 self._inodes.add(one.st_ino)
-            changed = changed or self._has_changed_below(change, place, held)
+            changed = changed or self._target.has_changed_below(change, place, held, is_leaving)
         if not changed:
             return digest
         new = change.new
-        if change.is_touch or (new is not None and self._is_equal(new, place, st)):
+        if change.is_touch or (new is not None and self._target.is_equal(new, place, st)):
             self.agreed.add((change.path, False, False))
         elif change.old is None or change.old_path != place:
             self._conflict(change.path, "the layer has such a file now, too")
-        elif self._knows(change, st):
+        elif self._target.knows(change, st):
             self._merge(change, place, st, "the layer's file has changed")
         else:
             self._merge(
@@ -708,163 +561,3 @@ class _Planner:
             return inner in self._sources or inner in self._deleted
 
         return is_leaving
-
-    def _has_changed(self, change: Change, st: os.stat_result, place: bytes | None) -> bool:
-        """Whether the target's file is not what the view began with."""
-        old = change.old if change.old_path == place else None
-        if old is None or place is None:
-            return True
-        if self._base.is_lower:
-            return self._changed_later(st if place else self._base.root, change)
-        return not self._is_equal(old, place, st)
-
-    def _changed_later(self, st: os.stat_result, change: Change | None = None) -> bool:
-        """Whether a file of the layer is another one than when it was copied, or else since the view began."""
-        if st.st_ctime_ns <= max(
-            self._base.began.restored_ns, self._base.written.get(st.st_ino, 0)
-        ):
-            return False
-        recorded = None if change is None else self._recorded_ns(change, st)
-        if recorded is not None:
-            return st.st_ctime_ns != recorded
-        return latest(st.st_ctime_ns) > self._base.began.since_ns
-
-    def _knows(self, change: Change, st: os.stat_result) -> bool:
-        """Whether something is known of what the target was when the view began."""
-        base = self._base
-        return (
-            not base.is_lower
-            or base.began.since_ns > 0
-            or self._recorded_ns(change, st) is not None
-        )
-
-    def _recorded_ns(self, change: Change, st: os.stat_result) -> int | None:
-        """The change time that the layer's file had when the view copied it.
-
-        Returns: -1 if another file was copied; None if nothing is recorded.
-        """
-        new = change.new
-        if new is None or not new.layer_dir.layer.writable:
-            return None
-        try:
-            origin = self._comparison.new.markers.origin(new.path)
-        except OSError:
-            return None
-        number = None if origin is None else origin.inode_number()
-        if origin is None or number is None:
-            return None
-        if number == st.st_ino:
-            return origin.changed_ns
-        # In the view the copy of one file may have got the name of another one.
-        return None if number in self._changed_inodes else -1
-
-    def _has_changed_below(
-        self, change: Change, place: bytes, held: dict[str, os.stat_result]
-    ) -> bool:
-        if self._base.is_lower:
-            return any(map(self._changed_later, held.values()))
-        if change.old is None or change.old_path != place or not change.old.is_directory:
-            return True
-        is_leaving = self._is_leaving_below(place)
-        expected: dict[str, Version] = {}
-        for path, version in self._comparison.held(change):
-            above = path
-            while above and not is_leaving(os.fsdecode(above)):
-                above = _parent(above)
-            if not above:
-                expected[os.fsdecode(path)] = version
-        if expected.keys() != held.keys():
-            return True
-        return any(
-            not self._is_equal(version, _join(place, os.fsencode(path)), held[path])
-            for path, version in expected.items()
-        )
-
-    def _is_equal(self, version: Version, place: bytes, st: os.stat_result) -> bool:
-        """Whether the target has the same file at a place, but for its time of modification."""
-        same = (version.mode, version.uid, version.gid) == (st.st_mode, st.st_uid, st.st_gid)
-        if not same or (not version.is_directory and version.size != st.st_size):
-            return False
-        if version.device != (st.st_rdev if version.device else 0):
-            return False
-        with self._places.parent("target", os.fsdecode(place)) as (fd, name):
-            of_new = version.layer_dir.layer.writable
-            if self._comparison.xattrs(version, of_new=of_new) != _xattrs(fd, name):
-                return False
-            if version.is_directory or not (version.is_regular or stat.S_ISLNK(version.mode)):
-                return True
-            if stat.S_ISLNK(version.mode):
-                return os.fsencode(os.readlink(name, dir_fd=fd)) == version.readlink()
-            return same_contents(version, _Beside(fd, name, st))  # type: ignore[arg-type]
-
-    # The target
-
-    def _stat(self, path: bytes) -> os.stat_result:
-        st = self._stat_or_none(path)
-        if st is None:
-            raise FileNotFoundError(2, os.strerror(2), os.fsdecode(path))
-        return st
-
-    def _stat_or_none(self, path: bytes) -> os.stat_result | None:
-        if not path:
-            return os.fstat(self._places.roots["target"])
-        return self._places.stat("target", os.fsdecode(path))
-
-    @staticmethod
-    def _seen(st: os.stat_result, digest: str) -> Seen:
-        seen = Seen.of(st, digest)
-        if stat.S_ISDIR(st.st_mode) or st.st_nlink > 1:  # earlier steps may touch it
-            return seen._replace(ctime_ns=0)
-        return seen
-
-
-def _mounts_below(target: int) -> list[bytes]:
-    """The mountpoints below an open directory, from there, also those of files and of the same file system."""
-    top = os.readlink(f"/proc/self/fd/{target}")
-    return [
-        os.fsencode(os.path.relpath(mount.mountpoint, top))
-        for mount in mountinfo.visible(mountinfo.current())
-        if mountinfo.below(mount.mountpoint, top)
-    ]
-
-
-def _xattrs(fd: int, name: str) -> dict[bytes, bytes]:
-    path = f"/proc/self/fd/{fd}/{name}"
-    found = {}
-    for attribute in xattr_names(os.fsencode(path), follow=False):
-        value = attributes.xattr_or_none(path, attribute, follow_symlinks=False)
-        if value is not None and not attribute.startswith(OVERLAY_PREFIXES):
-            found[attribute] = value
-    return found
-
-
-class _Beside:
-    """The target's file, for a comparison of contents."""
-
-    data = None
-
-    def __init__(self, fd: int, name: str, st: os.stat_result) -> None:
-        self._fd, self._name = fd, name
-        self.size = st.st_size
-        self.inode = (st.st_dev, st.st_ino)
-
-    def open(self) -> int:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(self._name, flags, dir_fd=self._fd)
-
-
-def _is_below(path: bytes, top: bytes) -> bool:
-    """Whether a path is `top` or below it."""
-    return not top or path == top or path.startswith(top + b"/")
-
-
-def _parent(path: bytes) -> bytes:
-    return path.rpartition(b"/")[0]
-
-
-def _name(path: bytes) -> bytes:
-    return path.rpartition(b"/")[2]
-
-
-def _join(path: bytes, name: bytes) -> bytes:
-    return path + b"/" + name if path else name

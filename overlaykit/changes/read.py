@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
 from overlaykit.changes.model import STATE, Aspect, Change, Version
+from overlaykit.changes.paths import join
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
 from overlaykit.inodes import mode_without_acl
 from overlaykit.overlay.descriptors import Descriptors, shares
@@ -178,7 +179,7 @@ class Comparison:
             directory, path = pending.pop()
             self._descriptors.trim()
             for name, kind, *_ in self.old.merge.entries(directory):
-                below = _join(path, name)
+                below = join(path, name)
                 if below in self._moved:
                     continue
                 if kind != stat.S_IFDIR:
@@ -307,7 +308,7 @@ class Comparison:
             self._descriptors.trim()
             name = entries.pop()[0]
             found = side.find(directory, name)
-            below = _join(path, name)
+            below = join(path, name)
             if found is None or below in besides:
                 continue
             yield below, side.version(directory, name, found)
@@ -525,10 +526,6 @@ def _link(pairs: list[_Pair]) -> None:
         for pair in same:
             if pair is not first and (pair.old is None or pair.old.inode != was):
                 pair.link = first.path
-
-
-def _join(path: bytes, name: bytes) -> bytes:
-    return path + b"/" + name if path else name
 
 
 def _name(entry: tuple[bytes, int, object, int]) -> bytes:

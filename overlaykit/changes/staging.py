@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.changes import merging
+from overlaykit.changes.paths import parent
 from overlaykit.changes.steps import Meta, Seen, Step, overlay_xattrs
 from overlaykit.changes.whole import Whole, is_marked
 from overlaykit.overlay import overrides
@@ -195,7 +196,7 @@ class Staging:
             if self._whole.holds(above):
                 continue
             if above in self._whole.held or new.inode in self._movable:
-                while (above := above.rpartition(b"/")[0]) and above not in paths:
+                while (above := parent(above)) and above not in paths:
                     paths.add(above)
         for path in sorted(paths, key=lambda one: one.split(b"/")):
             found = self._places.stat("upper", os.fsdecode(path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from overlaykit.changes.paths import is_in, name_of, parent
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Whole:
         inside: dict[bytes, list[Arrival]] = {}
         for arrival in arrivals:
             path = arrival.change.path
-            inside.setdefault(path.rpartition(b"/")[0], []).append(arrival)
+            inside.setdefault(parent(path), []).append(arrival)
         self.held: dict[bytes, list[int]] = {}
         for arrival in reversed(arrivals):
             new = arrival.change.new
@@ -65,7 +66,7 @@ class Whole:
             elif inner.inode not in self._movable:
                 return
             held.append(inner.stat.st_ino)
-        if _names_on_disk(new) != {child.change.path.rpartition(b"/")[2] for child in children}:
+        if _names_on_disk(new) != {name_of(child.change.path) for child in children}:
             return
         for one in below:
             held += self.held.pop(one)
@@ -86,10 +87,7 @@ class Whole:
 
     def holds(self, path: bytes) -> bool:
         """Whether one of the directories holds the path, which moves with it."""
-        while path := path.rpartition(b"/")[0]:
-            if path in self.held:
-                return True
-        return False
+        return is_in(parent(path), self.held)
 
 
 def is_marked(version: Version) -> bool:

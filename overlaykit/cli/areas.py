@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.model import Change
-    from overlaykit.changes.planning import LeftElsewhere
+    from overlaykit.changes.target import LeftElsewhere
     from overlaykit.client import Stack
 
 TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108
@@ -133,7 +133,7 @@ def apply(
     from the host's root, and the directories that `overlaykit apply --undo` takes. Raises: Error, OSError.
     """
     from overlaykit.changes import applying
-    from overlaykit.changes.planning import NotAChange
+    from overlaykit.changes.selection import NotAChange
 
     parts = areas(stack)
     chosen = {part: _below(part, paths) for part in parts}

@@ -15,7 +15,6 @@ import pytest
 
 from overlaykit.changes import applying, run
 from overlaykit.changes.model import STATE
-from overlaykit.changes.planning import InDeleted, NotAChange
 from overlaykit.changes.run import (
     NotApplied,
     NotThere,
@@ -25,6 +24,7 @@ from overlaykit.changes.run import (
     UpperMounted,
     UpperMoves,
 )
+from overlaykit.changes.selection import InDeleted, NotAChange
 from overlaykit.changes.state import CutOff, NothingApplied
 
 from ..overlay.inside import as_root
