@@ -7,7 +7,8 @@
 #include <sys/syscall.h>
 
 enum {
-    ENTRY_BYTES = 32, /* of most entries; the longest has 280 */
+    SHORT_NAME = 8,   /* its bytes in a reply, at least */
+    ENTRY_BYTES = 24, /* with such a name; the longest has 280 */
     LEAST_BYTES = 512,
 };
 
@@ -79,10 +80,17 @@ read_names(struct node *directory, const struct lone *lone)
 struct listing {
     struct node *directory;
     size_t used, room;
+    size_t before; /* bytes before each name: fewer of a READDIR, which makes no nodes */
     bool names_only;
     size_t count;
     struct node *emitted[MOST_EMITTED]; /* whose lookups count once the kernel has the reply */
 };
+
+static bool
+is_plain(const struct listing *listing)
+{
+    return listing->before == FUSE_NAME_OFFSET;
+}
 
 /* Add an entry to the reply. Returns false if there is no room. `inode`: of the name. */
 static bool
@@ -90,20 +98,21 @@ emit(struct listing *listing, const char *name, uint64_t inode, unsigned type, u
      struct node *node, const struct stat *st)
 {
     size_t length = strlen(name);
-    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
+    size_t size = FUSE_DIRENT_ALIGN(listing->before + length);
     if (size > listing->room - listing->used || listing->count == MOST_EMITTED)
         return false;
-    struct fuse_direntplus *out = (void *)(plane.reply + listing->used);
-    memset(out, 0, size);
+    char *entry = plane.reply + listing->used;
+    struct fuse_dirent *out = (void *)(entry + listing->before - FUSE_NAME_OFFSET);
+    memset(entry, 0, size);
     if (node) {
-        fill_entry(&out->entry_out, node, st);
+        fill_entry((void *)entry, node, st);
         listing->emitted[listing->count++] = node;
     }
-    out->dirent.ino = inode ? inode : UNKNOWN_INODE;
-    out->dirent.off = position;
-    out->dirent.namelen = (uint32_t)length;
-    out->dirent.type = type;
-    memcpy(out->dirent.name, name, length);
+    out->ino = inode ? inode : UNKNOWN_INODE;
+    out->off = position;
+    out->namelen = (uint32_t)length;
+    out->type = type;
+    memcpy(out->name, name, length);
     listing->used += size;
     return true;
 }
@@ -125,7 +134,8 @@ emit_entry(struct listing *listing, const char *name, struct name of, bool is_tr
         bool fits = st.st_dev == at.device && st.st_ino < INODE_LIMIT;
         of.inode = fits ? at.base | st.st_ino : 0;
         of.type = (st.st_mode & S_IFMT) >> 12;
-        node = node_of(above, name, of.place, &st);
+        if (!is_plain(listing))
+            node = node_of(above, name, of.place, &st);
     }
     if (emit(listing, name, of.inode, of.type, position, node, &st))
         return true;
@@ -149,9 +159,11 @@ shows(const struct node *directory, const struct entry *entry, struct stat *st, 
 }
 
 static bool
-are_names_enough(const struct node *directory, uint64_t skipped)
+are_names_enough(const struct listing *listing, uint64_t skipped)
 {
-    return directory->wide && 2 * directory->children <= (skipped > WIDE ? skipped : WIDE);
+    const struct node *directory = listing->directory;
+    return is_plain(listing) ||
+           (directory->wide && 2 * directory->children <= (skipped > WIDE ? skipped : WIDE));
 }
 
 /* How many bytes of entries to read for the room that is left: about as many as fit. Those beyond
@@ -159,7 +171,7 @@ are_names_enough(const struct node *directory, uint64_t skipped)
 static size_t
 bytes_for(const struct listing *listing)
 {
-    size_t fits = (listing->room - listing->used) / sizeof(struct fuse_direntplus);
+    size_t fits = (listing->room - listing->used) / (listing->before + SHORT_NAME);
     size_t bytes = fits * ENTRY_BYTES;
     return bytes < LEAST_BYTES ? LEAST_BYTES : bytes < LISTING_BYTES ? bytes : LISTING_BYTES;
 }
@@ -171,7 +183,7 @@ list_names(struct listing *listing, uint64_t skipped)
     struct node *directory = listing->directory;
     const struct names *names = directory->names;
     directory->wide = names->count > WIDE;
-    listing->names_only = are_names_enough(directory, skipped);
+    listing->names_only = are_names_enough(listing, skipped);
     for (uint64_t index = skipped; index < names->count; index++) {
         struct name name = names->all[index];
         if (!emit_entry(listing, names_text(names, index), name, name.inode != 0, NULL, index + 3))
@@ -205,7 +217,7 @@ list(struct listing *listing, int fd, uint64_t skipped)
                 entries++;
             directory->wide = entries > WIDE;
         }
-        listing->names_only = are_names_enough(directory, skipped);
+        listing->names_only = are_names_enough(listing, skipped);
         for (long at = 0; at < size;) {
             const struct entry *entry = (void *)(buffer + at);
             struct stat st;
@@ -233,13 +245,16 @@ list(struct listing *listing, int fd, uint64_t skipped)
 
 /* Positions are those of overlay/listing.py: Python may continue a listing begun here. */
 bool
-answer_readdirplus(const struct fuse_in_header *header, struct node *directory, uint64_t offset,
-                   uint32_t size)
+answer_listing(const struct fuse_in_header *header, struct node *directory)
 {
     static struct listing listing;
+    const struct fuse_read_in *in = (const void *)(header + 1);
+    uint64_t offset = in->offset;
     listing.directory = directory;
     listing.used = listing.count = 0;
-    listing.room = size;
+    listing.room = in->size;
+    listing.before =
+        header->opcode == FUSE_READDIR ? FUSE_NAME_OFFSET : FUSE_NAME_OFFSET_DIRENTPLUS;
     int fd = directory->lists ? -1 : open_listing(directory->fd);
     if (fd < 0 && !directory->lists)
         return false;

@@ -18,14 +18,19 @@
 
 #define UNKNOWN_INODE 0xffffffff /* of a listing's entry; as libfuse's own FUSE_UNKNOWN_INO */
 
-/* The generation of a listing's entry without a nodeid (session.c). No node has it. */
+/* The generation of a listing's entry without a nodeid (session.c), and of one in the reply to a
+ * READDIR. No node has these: the kernel keeps 32 bits of a generation. */
 #define NAME_ONLY 1
+#define PLAIN_ENTRY (1ULL << 32)
 
 /* In a file handle: it is of the data plane. No handle of Python's has it. */
 #define OUR_HANDLE (1ULL << 61)
 
 /* In the file handle of a WRITE without OPEN: it does not come from the kernel's cache. */
 #define PAST_CACHE (1ULL << 63)
+
+/* In the file handle of a READDIR, which libfuse takes for a READDIRPLUS. No nodeid has it. */
+#define PLAIN_LISTING (1ULL << 63)
 
 /* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
 #define CLEARS_SET_IDS (1L << 62)

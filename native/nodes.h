@@ -49,7 +49,7 @@ struct node {
     bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */
     bool reading, wide, changes;    /* granted for changes, or made here */
     bool changed;                   /* in it a name, since Python asked */
-    uint64_t position;              /* where the last READDIRPLUS ended, */
+    uint64_t position;              /* where the last listing ended, */
     off_t place;                    /* and for lseek(2) */
     dev_t device;
     uint64_t base;
@@ -181,8 +181,8 @@ struct lone {
  * mark or anything unusual. */
 bool read_names(struct node *directory, const struct lone *lone);
 
-bool answer_readdirplus(const struct fuse_in_header *header, struct node *directory,
-                        uint64_t offset, uint32_t size);
+/* Answer a READDIR or READDIRPLUS. */
+bool answer_listing(const struct fuse_in_header *header, struct node *directory);
 
 /* ---- kept.c --------------------------------------------------------------------------------- */
 

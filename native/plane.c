@@ -1408,11 +1408,10 @@ answer(struct fuse_in_header *header)
     case FUSE_OPEN:
         return node->owner == OURS &&
                answer_open(header, node, ((const struct fuse_open_in *)in)->flags);
-    case FUSE_READDIRPLUS: {
-        const struct fuse_read_in *wanted = in;
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
         return serves(node) && !node->changes && (node->fd >= 0 || (node->names && node->lists)) &&
-               answer_readdirplus(header, node, wanted->offset, wanted->size);
-    }
+               answer_listing(header, node);
     case FUSE_GETXATTR:
     case FUSE_LISTXATTR: {
         const struct fuse_getxattr_in *wanted = in;
@@ -1944,7 +1943,7 @@ py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_read_in *listing = (void *)(header + 1);
-    bool lists = header->opcode == FUSE_READDIRPLUS;
+    bool lists = is_one_of(header->opcode, BIT(FUSE_READDIR) | BIT(FUSE_READDIRPLUS));
     if (!plane.pending || (lists ? listing->offset != 0 : header->opcode != FUSE_LOOKUP))
         Py_RETURN_NONE;
     struct node *node = node_of_python(header->nodeid);

@@ -4,9 +4,11 @@
  * Requests are read by the data plane, after INIT, and changed where neither libfuse nor pyfuse3
  * passes on what they say:
  *
- * - The file handle of READDIRPLUS and FSYNCDIR becomes the nodeid. It is 0, since OPENDIR is
- *   answered with ENOSYS once: the kernel then opens and closes directories without a request, and
- *   caches their content (fs/fuse/dir.c: no_opendir; Linux 5.1).
+ * - The file handle of READDIR, READDIRPLUS and FSYNCDIR becomes the nodeid. It is 0, since OPENDIR
+ *   is answered with ENOSYS once: the kernel then opens and closes directories without a request,
+ *   and caches their content (fs/fuse/dir.c: no_opendir; Linux 5.1).
+ * - READDIR, for which pyfuse3 has no handler, becomes READDIRPLUS, with the bit PLAIN_LISTING in
+ *   its file handle.
  * - FUSE_HANDLE_KILLPRIV_V2: whether a WRITE clears set-ID bits travels as the bit CLEARS_SET_IDS
  *   of its file handle; whether a SETATTR does, as the bit PID_CLEARS_SET_IDS of its pid.
  * (An OPEN may say so too, with FUSE_ATOMIC_O_TRUNC only.)
@@ -17,7 +19,8 @@
  * READDIRPLUS: an entry may be a name with its inode number alone, of which the kernel makes no
  * dentry (fs/fuse/readdir.c: no nodeid). pyfuse3 has one number for nodeid and inode number, so the
  * generation NAME_ONLY marks such an entry. An inode number of 0 becomes one that readdir(3) does
- * not take for a deleted file's.
+ * not take for a deleted file's. An entry of the generation PLAIN_ENTRY is of the form for READDIR:
+ * all entries of such a reply are.
  *
  * OPEN and CREATE: the reply of a file that the kernel reads and writes itself (FUSE_PASSTHROUGH)
  * has that file's number, which libfuse 3.14 does not know, and pyfuse3 passes from bit
@@ -73,7 +76,10 @@ adapt(struct fuse_in_header *header, size_t size)
 
     if (header->opcode == FUSE_READDIRPLUS || header->opcode == FUSE_FSYNCDIR)
         memcpy(in, &header->nodeid, sizeof(header->nodeid));
-    else if (header->opcode == FUSE_WRITE) {
+    else if (header->opcode == FUSE_READDIR) {
+        ((struct fuse_read_in *)in)->fh = header->nodeid | PLAIN_LISTING;
+        header->opcode = FUSE_READDIRPLUS;
+    } else if (header->opcode == FUSE_WRITE) {
         struct fuse_write_in *write = in;
         if (write->write_flags & FUSE_WRITE_KILL_SUIDGID)
             write->fh |= CLEARS_SET_IDS;
@@ -107,20 +113,28 @@ fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
     return result == -EAGAIN ? -EINTR : result;
 }
 
+static size_t
+add_plain(fuse_req_t request, char *buffer, size_t size, const char *name, const struct stat *st,
+          off_t offset)
+{
+    NEXT(fuse_add_direntry);
+    return next(request, buffer, size, name, st, offset);
+}
+
 INTERPOSED size_t
 fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
                        const struct fuse_entry_param *entry, off_t offset)
 {
     NEXT(fuse_add_direntry_plus);
-    struct fuse_entry_param named;
-    if (entry->generation == NAME_ONLY) {
-        named = *entry;
+    struct fuse_entry_param named = *entry;
+    if (entry->generation == NAME_ONLY || entry->generation == PLAIN_ENTRY) {
         named.ino = named.generation = 0;
         if (named.attr.st_ino == 0)
             named.attr.st_ino = UNKNOWN_INODE;
-        entry = &named;
     }
-    return next(request, buffer, size, name, entry, offset);
+    if (entry->generation == PLAIN_ENTRY)
+        return add_plain(request, buffer, size, name, &named.attr, offset);
+    return next(request, buffer, size, name, &named, offset);
 }
 
 static int

@@ -84,6 +84,12 @@ PAST_CACHE: Final[int]
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 
+PLAIN_ENTRY: Final[int]
+"""The generation of an entry in the reply to a READDIR."""
+
+PLAIN_LISTING: Final[int]
+"""A bit of a READDIR's file handle."""
+
 PLACE_OF_PYTHON: Final[int]
 """The place of a name that the data plane leaves to Python (`plane_resolve`)."""
 

@@ -148,6 +148,7 @@ class Operations(pyfuse3.Operations):
         self._passthrough: Passthrough | None = None
         self._renamed: tuple[int, bytes, int, bytes] | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
+        self._plain_entry = patches.mark_plain(pyfuse3.EntryAttributes())
 
     def begin_plane(self, *, is_kept: bool) -> None:
         """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT.
@@ -561,7 +562,8 @@ class Operations(pyfuse3.Operations):
     @_request
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         filesystem = self.filesystem
-        directory = filesystem.nodes.directory(fh)
+        nodeid, is_plain = patches.split_listing(fh)
+        directory = filesystem.nodes.directory(nodeid)
         is_planes = False
         if self.plane is not None:
             is_planes = self.plane.note_changes(directory)
@@ -569,17 +571,24 @@ class Operations(pyfuse3.Operations):
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
             name, self_or_above = dots[number]
-            if not pyfuse3.readdir_reply(token, name, self._attributes(self_or_above), number + 1):
+            attributes = self._attributes(self_or_above)
+            if is_plain:
+                patches.mark_plain(attributes)
+            if not pyfuse3.readdir_reply(token, name, attributes, number + 1):
                 # The kernel counts no lookup for these two.
                 return
         first = listing.index_after(start_id - len(dots))
         if first == len(listing.entries) and start_id >= len(dots):
             filesystem.listings.end(directory, listing)
         # One object for all entries, as there may be many.
-        name_only = self._name_only_entry
+        name_only = self._plain_entry if is_plain else self._name_only_entry
         reply, above = pyfuse3.readdir_reply, len(dots)
         inode_numbers: Iterable[int] = itertools.repeat(0)
-        if is_planes or self._are_names_enough(directory, listing, start_id):
+        if (
+            is_planes
+            or (is_plain and not listing.outdated)
+            or self._are_names_enough(directory, listing, start_id)
+        ):
             inode_numbers = filesystem.entries.nodeids(directory, listing.entries_from(first))
         for entry, position, inode_number in zip(
             listing.entries_from(first), listing.positions_from(first), inode_numbers, strict=False
@@ -601,11 +610,15 @@ class Operations(pyfuse3.Operations):
                 if found is None:
                     continue
                 node, attributes = found
+                if is_plain:
+                    patches.mark_plain(attributes)
             if not reply(token, name, attributes, position + above):
                 if node is not None:
                     filesystem.nodes.evict_if_unused(node)
                 return
-            if node is not None:
+            if node is not None and is_plain:
+                filesystem.nodes.evict_if_unused(node)
+            elif node is not None:
                 self._count_lookup(node)
 
     def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
@@ -632,8 +645,7 @@ class Operations(pyfuse3.Operations):
             # The name exists: the listing has it, and a lookup of it reports the error.
             if not isinstance(error, OSError):
                 log.exception("an entry of a listing failed")
-            attributes = self._name_only_entry
-            attributes.st_ino = 0
+            attributes = patches.mark_name_only(pyfuse3.EntryAttributes())
             attributes.st_mode = entry[1]
             return None, attributes
 

@@ -7,11 +7,13 @@
    most replies do. `poller` says what it does instead. pyfuse3.asyncio replaces the same name.
 3. Interposed symbols of libfuse (`interpose_libfuse`, native/session.c), for what pyfuse3 cannot express:
    - fuse_session_receive_buf: requests come from the data plane. READDIRPLUS and FSYNCDIR carry the nodeid as the file
-     handle; the file handle of a WRITE has a bit that says whether it clears the set-ID bits (`split_handle`), and the
-     pid of a SETATTR and of a SETXATTR has one, too (`clears_set_ids`).
+     handle, and so does READDIR, which comes as a READDIRPLUS with a bit that says so (`split_listing`). The handle
+     of a WRITE has a bit that says whether it clears the set-ID bits (`split_handle`), and the pid of a SETATTR and of
+     a SETXATTR has one, too (`clears_set_ids`).
    - fuse_reply_open, fuse_reply_create: a handle may have the kernel's number of a file below (`backed_handle`).
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
-     no nodeid, so the kernel looks it up only when it needs it.
+     no nodeid, so the kernel looks it up only when it needs it. All entries for a READDIR are of the generation
+     PLAIN_ENTRY (`mark_plain`).
 4. A module `importlib.metadata` that knows no package (`import_pyfuse3`). pyfuse3 asks it for its own version only, and
    to load it takes a tenth of a cold start.
 
@@ -94,7 +96,16 @@ _PASSTHROUGH: Final = 1 << 37
 
 _WRITEBACK_CACHE: Final = 1 << 16
 
-_OF_INTERPOSED: Final = _SETXATTR_EXT | _HANDLE_KILLPRIV_V2
+_READDIRPLUS_AUTO: Final = 1 << 14
+"""The kernel asks for attributes with the names (READDIRPLUS) where a listing begins, and after lookups in the
+directory; else for names only (READDIR), a fifth of the bytes (fs/fuse/readdir.c: fuse_use_readdirplus). Requires an
+interposed libfuse."""
+
+_MINOR_WITH_ROOM: Final = 44
+"""Unwanted before Linux 6.16: one request has room for 25 entries with attributes, whatever room the program has. Where
+a program reads all names before it looks at the files, the rest of a small directory would take a lookup each."""
+
+_OF_INTERPOSED: Final = _SETXATTR_EXT | _HANDLE_KILLPRIV_V2 | _READDIRPLUS_AUTO
 _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _OF_INTERPOSED | NO_EXPORT_SUPPORT
 
 
@@ -130,6 +141,17 @@ def mark_name_only(entry: EntryAttributes) -> EntryAttributes:
     """Make a READDIRPLUS entry a name with an inode number (0: unknown), of which the kernel caches nothing."""
     entry.generation = _native.NAME_ONLY
     return entry
+
+
+def mark_plain(entry: EntryAttributes) -> EntryAttributes:
+    """Make an entry one for a READDIR: its name, inode number (0: unknown) and kind."""
+    entry.generation = _native.PLAIN_ENTRY
+    return entry
+
+
+def split_listing(handle: int) -> tuple[int, bool]:
+    """The nodeid in the file handle of a READDIRPLUS, and whether it is a READDIR: of `mark_plain` entries only."""
+    return handle & ~_native.PLAIN_LISTING, bool(handle & _native.PLAIN_LISTING)
 
 
 def backed_handle(handle: int, number: int) -> int:
@@ -227,10 +249,13 @@ def _init_request(device: int) -> bytes:
 
 
 def _offered(request: bytes) -> int:
-    """The flags of an INIT (struct fuse_init_in), of which an old kernel sends 32 bits."""
+    """The flags of an INIT (struct fuse_init_in) that are of use. An old kernel sends 32 bits."""
+    minor: int
     low: int
     high: int
-    _, _, _, low, high = _INIT_IN.unpack_from(request.ljust(_INIT_IN.size, b"\0"))
+    _, minor, _, low, high = _INIT_IN.unpack_from(request.ljust(_INIT_IN.size, b"\0"))
+    if minor < _MINOR_WITH_ROOM:
+        low &= ~_READDIRPLUS_AUTO
     return low | (high << 32 if low & _INIT_EXT else 0)
 
 

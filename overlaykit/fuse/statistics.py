@@ -34,6 +34,7 @@ _KINDS: Final = {
     23: "listxattr",
     25: "flush",
     27: "opendir",
+    28: "readdir",
     35: "create",
     39: "ioctl",
     42: "forget",

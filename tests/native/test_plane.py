@@ -21,7 +21,7 @@ from .sandbox import sandboxed, sandboxed_on_disk
 
 LOOKUP, FORGET, GETATTR, READLINK, OPEN, READ = 1, 2, 3, 5, 14, 15
 RELEASE, GETXATTR, LISTXATTR, FLUSH, BATCH_FORGET = 18, 22, 23, 25, 42
-UNLINK, RENAME2, READDIRPLUS, WRITE = 10, 45, 44, 16
+UNLINK, RENAME2, READDIR, READDIRPLUS, WRITE = 10, 45, 28, 44, 16
 SETATTR, SYMLINK, MKDIR, RMDIR, FSYNC, LINK, CREATE = 4, 6, 9, 11, 20, 13, 35
 INTERRUPT = 36
 ROOT: Final = 1
@@ -100,33 +100,35 @@ class Wire:
         nodeid: int = _ENTRY.unpack_from(reply[1])[0]
         return nodeid
 
-    def list_all(self, directory: int, room: int) -> dict[bytes, tuple[int, int, int]]:
+    def list_all(
+        self, directory: int, room: int, opcode: int = READDIRPLUS
+    ) -> dict[bytes, tuple[int, int, int]]:
         """The names of all replies to READDIRPLUS, of which each has others, as `list`."""
         seen: dict[bytes, tuple[int, int, int]] = {}
         offset = 0
-        while found := self.list(directory, offset, room):
+        while found := self.list(directory, offset, room, opcode):
             assert not seen.keys() & found.keys()
             seen |= found
             offset = max(position for _, _, position in found.values())
         return seen
 
     def list(
-        self, directory: int, offset: int = 0, room: int = 1 << 16
+        self, directory: int, offset: int = 0, room: int = 1 << 16, opcode: int = READDIRPLUS
     ) -> dict[bytes, tuple[int, int, int]]:
-        """The names of a reply to READDIRPLUS: nodeid, inode number and offset of each."""
-        reply = self.ask(
-            READDIRPLUS, directory, struct.pack("=QQIIQII", 0, offset, room, 0, 0, 0, 0)
-        )
+        """The names of a reply to READDIRPLUS: nodeid, inode number and offset of each.
+
+        Those of READDIR have no nodeid.
+        """
+        reply = self.ask(opcode, directory, struct.pack("=QQIIQII", 0, offset, room, 0, 0, 0, 0))
         assert reply is not None
         assert reply[0] == 0
         assert len(reply[1]) <= room
+        before = _ENTRY.size + _ATTR.size if opcode == READDIRPLUS else 0
         found, at = {}, 0
         while at < len(reply[1]):
-            (nodeid,) = struct.unpack_from("=Q", reply[1], at)
-            inode, position, length, _ = _DIRENT.unpack_from(
-                reply[1], at + _ENTRY.size + _ATTR.size
-            )
-            name_at = at + _ENTRY.size + _ATTR.size + _DIRENT.size
+            nodeid = struct.unpack_from("=Q", reply[1], at)[0] if before else 0
+            inode, position, length, _ = _DIRENT.unpack_from(reply[1], at + before)
+            name_at = at + before + _DIRENT.size
             found[reply[1][name_at : name_at + length]] = nodeid, inode, position
             at = (name_at + length + 7) // 8 * 8
         return found
@@ -435,6 +437,34 @@ def test_lookups_of_a_listing_are_counted() -> None:
     body = struct.pack("=II", 20, 0) + b"".join(struct.pack("=QQ", one, 1) for one in nodeids)
     assert wire.ask(BATCH_FORGET, 0, body) is None
     assert _native.plane_held()[:2] == (0, 0)
+
+
+@sandboxed
+def test_a_listing_of_names_only_has_the_same_positions_and_makes_no_nodes() -> None:
+    for number in range(300):
+        write(f"file-{number}")
+        write(f"{number}/f")
+    os.mknod("layer/gone", stat.S_IFCHR, 0)
+    wire = Wire()
+    grant()
+    for room in (400, 4096, 1 << 17):
+        before = _native.plane_held()
+        plain = wire.list_all(ROOT, room, READDIR)
+        assert _native.plane_held() == before
+        full = wire.list_all(ROOT, room)
+        assert [*plain] == [*full]
+        assert len(plain) == 602
+        assert [one[1:] for one in plain.values()] == [one[1:] for one in full.values()]
+        positions = [position for _, _, position in plain.values()]
+        for at in range(0, 600, 50):
+            for opcode in (READDIRPLUS, READDIR):
+                found = wire.list(ROOT, positions[at], room, opcode)
+                assert [*found] == [*plain][at + 1 : at + 1 + len(found)]
+    assert {name: inode for name, (_, inode, _) in plain.items() if name[:1] != b"."} == {
+        os.fsencode(name): os.lstat(f"layer/{name}").st_ino
+        for name in os.listdir("layer")
+        if name != "gone"
+    }
 
 
 @sandboxed
@@ -786,7 +816,7 @@ def change(opcode: int, chance: random.Random) -> bytes:
 @pytest.mark.one_in(5)
 def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bool) -> None:
     """For the sanitizers: each request is random, or a good one with random changes."""
-    often: tuple[int, ...] = (LOOKUP, READDIRPLUS, OPEN, READ, RELEASE, RENAME2)
+    often: tuple[int, ...] = (LOOKUP, READDIR, READDIRPLUS, OPEN, READ, RELEASE, RENAME2)
     if changes:
         often = (*often, CREATE, MKDIR, SYMLINK, UNLINK, RMDIR, WRITE, SETATTR)
 
@@ -1005,9 +1035,11 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         assert not _native.plane_wait(wire.device.fileno(), 0, False)
 
     listing = struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0)
-    for times, (opcode, body) in enumerate(((LOOKUP, b"f\0"), (READDIRPLUS, listing)), start=1):
+    for times, (opcode, body) in enumerate(
+        ((LOOKUP, b"f\0"), (READDIRPLUS, listing), (READDIR, listing)), start=1
+    ):
         hold(opcode, body)
-        assert _native.plane_wanted() == (ROOT, times, opcode == READDIRPLUS)
+        assert _native.plane_wanted() == (ROOT, times, opcode != LOOKUP)
         assert not _native.plane_retry()
         assert resolve({"f": 0})
         assert _native.plane_retry()
