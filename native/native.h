@@ -26,7 +26,7 @@
 /* In a file handle: it is of the data plane. No handle of Python's has it. */
 #define OUR_HANDLE (1ULL << 61)
 
-/* In the file handle of a WRITE without OPEN: it does not come from the kernel's cache. */
+/* In the file handle of a WRITE: it does not come from the kernel's cache (session.c). */
 #define PAST_CACHE (1ULL << 63)
 
 /* In the file handle of a READDIR, which libfuse takes for a READDIRPLUS. No nodeid has it. */

@@ -623,10 +623,8 @@ answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t ro
     bool follows;
     if (!plane.xattr || (name && (is_marker(name) || (is_acl(name) && !plane.acl))))
         return false;
-    /* Asked for before a file's first write. One that is made here has none, since Python sets it.
-     */
-    if (name && S_ISREG(node->kind) && node->made && node->found_at != PLACE_OF_PYTHON &&
-        strcmp(name, "security.capability") == 0)
+    /* Asked for before a file's first write. */
+    if (name && S_ISREG(node->kind) && node->made && strcmp(name, "security.capability") == 0)
         return reply(header->unique, ENODATA, NULL, 0), true;
     if (!path_of(node, path, sizeof path, &follows))
         return false;
@@ -861,6 +859,10 @@ answer_read(const struct fuse_in_header *header, const struct handle *handle, ui
 
 /* ---- changes in the upper ------------------------------------------------------------------- */
 
+/* What a write of this thread may take away from a file, but one of the kernel's cache keeps.
+ * Python keeps them: no file that is made here, or given, has these bits or a capability. */
+#define SET_IDS (S_ISUID | S_ISGID)
+
 /* Whether the directory is one of the upper in which names may be changed. */
 static bool
 takes_changes(struct node *directory)
@@ -922,7 +924,7 @@ answer_create(const struct fuse_in_header *header, struct node *above,
         struct fuse_open_out open;
     } out;
     struct stat st;
-    if (!may_make(header, above, name) || !has_room())
+    if (in->mode & SET_IDS || !may_make(header, above, name) || !has_room())
         return false;
     mode_t before = umask(in->umask & 0777);
     int fd =
@@ -1088,14 +1090,11 @@ answer_write(const struct fuse_in_header *header, struct handle *handle,
     }
     if (plane.no_open)
         begin_write(handle, in);
-    bool kills = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
-    bool remembers = node->modified == UNSET && !node->direct;
-    if ((kills || remembers) && fstat(handle->fd, &st) < 0)
-        return false;
-    if (kills && st.st_mode & (S_ISUID | S_ISGID))
-        return false;
-    if (remembers)
+    if (node->modified == UNSET && !node->direct) {
+        if (fstat(handle->fd, &st) < 0)
+            return false;
         node->modified = nanoseconds_of(&st.st_mtim);
+    }
     for (size_t written = 0; written < in->size;) {
         ssize_t count =
             pwrite(handle->fd, data + written, in->size - written, (off_t)(in->offset + written));
@@ -1181,10 +1180,9 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
     int fd;
     if (node->owner != OURS || !node->made || in->valid & ~known ||
         (S_ISLNK(node->kind) && in->valid & FATTR_MODE) ||
-        (!S_ISREG(node->kind) && in->valid & FATTR_SIZE) || !place_of(node, &fd, &name) ||
-        !attributes(node, &st) ||
-        (in->valid & FATTR_KILL_SUIDGID && !S_ISDIR(st.st_mode) &&
-         st.st_mode & (S_ISUID | S_ISGID)))
+        (!S_ISREG(node->kind) && in->valid & FATTR_SIZE) ||
+        (S_ISREG(node->kind) && in->valid & FATTR_MODE && in->mode & SET_IDS) ||
+        !place_of(node, &fd, &name) || !attributes(node, &st))
         return false;
     /* The kernel keeps the times of a regular file: without a name they end with it. */
     bool is_lost = node->removed && S_ISREG(node->kind) && !(in->valid & ~of_modification);
@@ -1333,11 +1331,7 @@ use_handle_of_python(struct fuse_in_header *header)
         return;
     memcpy(&number, in, sizeof number);
     if (plane.no_open && !(number & OUR_HANDLE && header->opcode == FUSE_FSYNC)) {
-        const struct fuse_write_in *written = (void *)in;
-        bool past_cache =
-            header->opcode == FUSE_WRITE && !(written->write_flags & FUSE_WRITE_CACHE);
-        number = header->nodeid | (past_cache ? PAST_CACHE : 0);
-        memcpy(in, &number, sizeof number);
+        memcpy(in, &header->nodeid, sizeof header->nodeid);
         return;
     }
     struct handle *handle = handle_of(number);
@@ -1666,6 +1660,14 @@ ABOUT_NODE(claim)
     return PyLong_FromUnsignedLong(node->generation);
 }
 
+static bool
+has_capability(int fd, const char *name)
+{
+    char path[64 + MOST_NAMES];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", fd, name);
+    return lgetxattr(path, "security.capability", NULL, 0) >= 0;
+}
+
 PyObject *
 py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -1685,6 +1687,7 @@ py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
         plane.files + handles > plane.most_files ||
         fstatat(above->upper, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
         st.st_nlink != 1 || st.st_dev != plane.upper_device || st.st_ino >= INODE_LIMIT ||
+        st.st_mode & SET_IDS || has_capability(above->upper, name) ||
         (handles && (fstat(fd, &of_fd) < 0 || of_fd.st_dev != st.st_dev ||
                      of_fd.st_ino != st.st_ino))) /* never a lower's, to write to */
         Py_RETURN_FALSE;

@@ -10,7 +10,8 @@
  * - READDIR, for which pyfuse3 has no handler, becomes READDIRPLUS, with the bit PLAIN_LISTING in
  *   its file handle.
  * - FUSE_HANDLE_KILLPRIV_V2: whether a WRITE clears set-ID bits travels as the bit CLEARS_SET_IDS
- *   of its file handle; whether a SETATTR does, as the bit PID_CLEARS_SET_IDS of its pid.
+ *   of its file handle; whether a SETATTR does, as the bit PID_CLEARS_SET_IDS of its pid. A WRITE
+ *   that does not come from the kernel's cache has the bit PAST_CACHE there.
  * (An OPEN may say so too, with FUSE_ATOMIC_O_TRUNC only.)
  * - FUSE_SETXATTR_EXT: whether setting an ACL clears the set-group-ID bit, of which only the kernel
  *   knows, travels as that bit of the pid of the SETXATTR. The request gets the short form, which
@@ -83,6 +84,8 @@ adapt(struct fuse_in_header *header, size_t size)
         struct fuse_write_in *write = in;
         if (write->write_flags & FUSE_WRITE_KILL_SUIDGID)
             write->fh |= CLEARS_SET_IDS;
+        if (!(write->write_flags & FUSE_WRITE_CACHE))
+            write->fh |= PAST_CACHE;
     } else if (header->opcode == FUSE_SETATTR) {
         if (((struct fuse_setattr_in *)in)->valid & FATTR_KILL_SUIDGID)
             header->pid |= PID_CLEARS_SET_IDS;

@@ -79,7 +79,7 @@ OUR_HANDLE: Final[int]
 """A bit of a file handle: it is one of the data plane's."""
 
 PAST_CACHE: Final[int]
-"""A bit of a WRITE's file handle (the highest: negative): without OPEN, it does not come from the kernel's cache."""
+"""A bit of a WRITE's file handle (the highest: negative): it does not come from the kernel's cache."""
 
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""

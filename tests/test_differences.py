@@ -101,9 +101,6 @@ ROWS = {
     "Set-ID bits of another owner's lower file, with `squash_to_uid`, `squash_to_gid` or `squash_to_root`": [
         "cli/test_mount_of_a_user.py::test_a_file_that_another_user_made_set_id_does_not_become_set_id_as_ones_own"
     ],
-    "Set-ID bits (mount of an ordinary user) and capabilities of a file written through a mapping": [
-        f"{INSTEAD}::test_a_program_written_to_through_a_mapping_is_no_longer_trusted"
-    ],
     "Set-group-ID bit of a file that its group cannot execute, after a change from outside the group": [
         f"{INSTEAD}::test_a_write_from_outside_the_group_keeps_a_set_group_id_bit_that_runs_no_program"
     ],

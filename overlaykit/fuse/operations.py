@@ -498,7 +498,7 @@ class Operations(pyfuse3.Operations):
                 await self._copying.copy_up(to_copy)
         if clears_set_ids:
             self._clear_set_ids(files.by_handle[handle].node)
-        written = files.write(handle, off, buf)
+        written = files.write(handle, off, buf, past_cache=past_cache)
         self._give_copy(files.by_handle[handle].node)
         return written
 

@@ -7,9 +7,9 @@
    most replies do. `poller` says what it does instead. pyfuse3.asyncio replaces the same name.
 3. Interposed symbols of libfuse (`interpose_libfuse`, native/session.c), for what pyfuse3 cannot express:
    - fuse_session_receive_buf: requests come from the data plane. READDIRPLUS and FSYNCDIR carry the nodeid as the file
-     handle, and so does READDIR, which comes as a READDIRPLUS with a bit that says so (`split_listing`). The handle
-     of a WRITE has a bit that says whether it clears the set-ID bits (`split_handle`), and the pid of a SETATTR and of
-     a SETXATTR has one, too (`clears_set_ids`).
+     handle, and so does READDIR, which comes as a READDIRPLUS with a bit that says so (`split_listing`). The handle of
+     a WRITE has bits that say whether it clears the set-ID bits, and whether it passes the cache by (`split_handle`);
+     the pid of a SETATTR and of a SETXATTR has the first one, too (`clears_set_ids`).
    - fuse_reply_open, fuse_reply_create: a handle may have the kernel's number of a file below (`backed_handle`).
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
      no nodeid, so the kernel looks it up only when it needs it. All entries for a READDIR are of the generation
@@ -162,8 +162,8 @@ def backed_handle(handle: int, number: int) -> int:
 class Written(NamedTuple):
     """What the file handle of a WRITE says.
 
-    `handle`: the file's. `clears_set_ids`: whether the write clears the set-ID bits. `past_cache`: without OPEN
-    (`no_open`), whether it does not come from the kernel's cache.
+    `handle`: the file's. `clears_set_ids`: whether the write clears the set-ID bits. `past_cache`: whether it does not
+    come from the kernel's cache.
     """
 
     handle: int

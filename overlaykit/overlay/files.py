@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import _native, attributes
 from overlaykit.overlay.failure import fail
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): reading still works."""
 
+
+_CAPABILITY: Final = "security.capability"
 
 _QUICK: Final = 1 << 20
 """Bytes: files of at most this size are copied up when they are opened for writing, not later."""
@@ -170,9 +172,11 @@ class Files:
     def read(self, handle: int, offset: int, size: int) -> bytes:
         return os.pread(self.by_handle[handle].fd, size, offset)
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Write all of `data`.
+    def write(self, handle: int, offset: int, data: bytes, *, past_cache: bool = False) -> int:
+        """Write all of `data`. `past_cache`: it does not come from the kernel's cache.
 
+        What does was written by a program earlier, and the kernel has taken the set-ID bits and the capability away
+        then: what the file has got since, or had when it was mapped, stays.
         Raises OSError: EBADF for a file in a lower, which is never written to; ENOSPC, with that part written for which
         the quota has room.
         """
@@ -183,12 +187,15 @@ class Files:
             opened.modified = os.fstat(opened.fd).st_mtime_ns
         opened.unsynced = True
         quota = self._tree.quota
-        if quota is not None:
-            room = quota.admit(opened, offset, len(data))
-            if room < len(data):
-                _write_all(opened.fd, data[:room], offset)
-                fail(errno.ENOSPC)
-        _write_all(opened.fd, data, offset)
+        room = len(data) if quota is None else quota.admit(opened, offset, len(data))
+        rights = None if past_cache else _Rights.of(opened.fd)
+        try:
+            _write_all(opened.fd, data[:room] if room < len(data) else data, offset)
+        finally:
+            if rights is not None:
+                rights.put_back(opened.fd)
+        if room < len(data):
+            fail(errno.ENOSPC)
         if self.no_open and opened.asked_ns:  # no request comes at the end of the writes
             self.restore_times(handle)
         return len(data)
@@ -345,6 +352,29 @@ class Files:
         self.by_handle[self._serial] = opened
         node.mark_opened(opened)
         return opened
+
+
+class _Rights(NamedTuple):
+    """What a write of the daemon's may take away from a file: its mode with set-ID bits, and its capability."""
+
+    mode: int
+    capability: bytes
+
+    @classmethod
+    def of(cls, fd: int) -> _Rights | None:
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        capability = b""
+        with contextlib.suppress(OSError):  # it has none, or one of another user namespace
+            capability = os.getxattr(fd, _CAPABILITY)
+        return cls(mode, capability) if capability or mode & (stat.S_ISUID | stat.S_ISGID) else None
+
+    def put_back(self, fd: int) -> None:
+        """Restore them, as far as that is permitted."""
+        with contextlib.suppress(OSError):
+            if stat.S_IMODE(os.fstat(fd).st_mode) != self.mode:
+                os.fchmod(fd, self.mode)
+            if self.capability:
+                os.setxattr(fd, _CAPABILITY, self.capability)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import stat
 import struct
@@ -17,7 +16,6 @@ from ..crash.disks import upper_on_a_small_disk
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.behaviours.xattrs import CAPABILITY
 from ..posix.files import opened, wait_for_clock_tick, write_file
 from ..posix.processes import ALICE, BOB, run_as_user
 from ..posix.syscalls import (
@@ -137,19 +135,6 @@ def test_a_fifo_keeps_its_time_when_it_is_written_to(stack: Stack) -> None:
             os.write(fd, b"x")
             assert os.read(fd, 1) == b"x"
         assert os.stat(mount.path("p")).st_mtime_ns == LONG_AGO
-
-
-def test_a_program_written_to_through_a_mapping_is_no_longer_trusted(stack: Stack) -> None:
-    """A mount of root loses only file capabilities: its daemon may keep set-ID bits (CAP_FSETID)."""
-    trusted = {} if stack.unprivileged else {"security.capability": CAPABILITY}
-    stack.add({"f": File(b"x" * 100, mode=0o6755, xattrs=trusted)})
-    with mounted(stack) as mount:
-        with opened(mount.path("f"), os.O_RDWR) as fd, mmap.mmap(fd, 0) as memory:
-            memory[0] = ord("y")
-        mount.forget()
-        if stack.unprivileged:
-            assert stat.S_IMODE(os.stat(mount.path("f")).st_mode) == 0o755
-        assert "security.capability" not in os.listxattr(mount.path("f"))
 
 
 @as_root

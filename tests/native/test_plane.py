@@ -701,16 +701,18 @@ def test_the_attributes_of_what_was_made_are_changed() -> None:
 
 
 @sandboxed
-def test_set_ids_are_pythons_to_clear() -> None:
+def test_files_with_set_ids_are_pythons_to_write_to() -> None:
     wire = Wire()
     grant_changes()
-    plain, made = create(wire, ROOT, b"plain"), create(wire, ROOT, b"f", 0o4755)
-    assert plain is not None
-    assert made is not None
-    kill = 4  # FUSE_WRITE_KILL_SUIDGID
-    assert write_to(wire, *plain, b"x", flags=kill) == (0, struct.pack("=II", 1, 0))
-    assert write_to(wire, *made, b"x", flags=kill) is None
-    assert os.stat("layer/f").st_size == 0
+    assert create(wire, ROOT, b"f", 0o4755) is None
+    assert not os.path.exists("layer/f")
+    for name, mode in ((b"plain", 0o100777), (b"user", 0o104700), (b"group", 0o102755)):
+        made = create(wire, ROOT, name)
+        assert made is not None
+        values = (1, 0, made[1], 0, 0, 0, 0, 0, 0, 0, 0, mode, 0, 0, 0, 0)
+        reply = wire.ask(SETATTR, made[0], struct.pack("=IIQQQQQQIIIIIIII", *values))
+        assert (reply is None) == (name != b"plain")
+        assert stat.S_IMODE(os.stat(b"layer/" + name).st_mode) == (0o777 if reply else 0o644)
 
 
 @sandboxed
@@ -768,6 +770,12 @@ def test_a_given_file_is_written_through_its_own_descriptor_only() -> None:
         assert not give(lowers.fileno())
     descriptor = os.open("layer/f", os.O_RDWR)
     assert not give(descriptor, 1)  # Python would write through the other handle
+    os.chmod("layer/f", 0o4755)  # Python keeps what a write takes away
+    assert not give(descriptor)
+    os.chmod("layer/f", 0o644)
+    os.setxattr("layer/f", "security.capability", struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0))
+    assert not give(descriptor)
+    os.removexattr("layer/f", "security.capability")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     assert give(descriptor)

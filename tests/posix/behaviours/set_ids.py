@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from ..files import mode_of, opened, read_file
 from ..processes import ALICE, BOB, run_as_user
 from ..refusals import unless_refused
-from ..table import ROOT_ONLY, Dir, File, behaviour
+from ..table import PRIVILEGED, ROOT_ONLY, Dir, File, behaviour
 from .xattrs import CAPABILITY
 
 BOTH = 0o6777
@@ -176,3 +176,36 @@ def check_a_write_from_the_group_keeps_a_set_group_id_bit_that_runs_no_program()
     for name in ("f", "g"):
         run_as_user(BOB, functools.partial(append, name), groups=[ALICE])
         assert mode_of(name) == 0o2767
+
+
+@behaviour(lower={"f": File(b"x" * 100), "d": Dir()}, remount=True)
+def check_what_is_written_through_a_mapping_keeps_the_set_id_bits() -> Iterator[None]:
+    for path in ("f", "d/new"):
+        with opened(path, os.O_RDWR | os.O_CREAT) as fd:
+            os.write(fd, b"x" * 100)
+            with mmap.mmap(fd, 100) as memory:
+                os.chmod(path, BOTH)
+                memory[0] = ord("y")
+                os.fsync(fd)
+                memory[1] = ord("z")
+    for _ in range(2):
+        assert [(mode_of(path), read_file(path)[:3]) for path in ("f", "d/new")] == [
+            (BOTH, b"yzx")
+        ] * 2
+        yield
+
+
+@behaviour(lower={"f": File(b"x" * 100), "d": Dir()}, identities=PRIVILEGED, remount=True)
+def check_a_capability_stays_that_a_program_gets_after_it_was_written() -> Iterator[None]:
+    """As tar(1) sets it, before it closes the file."""
+    for path in ("f", "d/new", "d/mapped"):
+        with opened(path, os.O_RDWR | os.O_CREAT) as fd:
+            os.write(fd, b"y" * 100)
+            os.setxattr(fd, "security.capability", CAPABILITY)
+            if path == "d/mapped":
+                with mmap.mmap(fd, 100) as memory:
+                    memory[0] = ord("z")
+    for _ in range(2):
+        assert [_is_trusted(path) for path in ("f", "d/new", "d/mapped")] == [True] * 3
+        assert read_file("f") + read_file("d/mapped")[:2] == b"y" * 100 + b"zy"
+        yield
