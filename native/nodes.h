@@ -24,6 +24,8 @@ enum {
     MANY_FORGOTTEN = 256,
     MOST_WITH_CHANGES = 1 << 15,
     MOST_KEPT = 1 << 17, /* names of all directories */
+    MANY_MISSED = 4,     /* names of a directory, after which its own are read, */
+    MOST_MISSED = 256,   /* if they are no more */
 };
 
 enum owner { PYTHON, OURS, CROSSING, DEAD };
@@ -42,6 +44,7 @@ struct node {
     struct lowers *lowers; /* that show in it, also in others; NULL: none */
     struct names *names;   /* all that are in it, if they are known */
     uint32_t asked_of_python;
+    uint8_t missed;   /* lookups of what is not there: it begins again after 255 */
     uint8_t found_at; /* of ours: which lower of the directory above has it, if that has some;
                        * PLACE_OF_PYTHON: it was Python's, and lies in the upper */
     bool lists;       /* the names are enough for a listing */
@@ -106,7 +109,7 @@ struct state {
     uint32_t nanoseconds;
     uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
     uint32_t uid, gid;
-    int static_nlink, xattr, acl, may_spin, no_open; /* as PyArg_ParseTuple sets them */
+    int static_nlink, xattr, acl, may_spin, no_open, keeps_names; /* set by PyArg_ParseTuple */
     bool spins;
     unsigned vain, skipped; /* waits without sleep */
     struct node **crossing;

@@ -493,6 +493,19 @@ made(struct node *above, const char *name)
     return node && node->owner == OURS && !node->left && node->made ? node : NULL;
 }
 
+/* Read the names of a directory below a grant once a few were missing: further ones then take no
+ * system call. One of Python's may be copied up. */
+static void
+note_missing(struct node *directory)
+{
+    if (!plane.keeps_names || directory->owner != OURS || directory->changes || directory->made ||
+        ++directory->missed != MANY_MISSED)
+        return;
+    directory->names = names_new();
+    if (!read_names(directory, &(struct lone){.most = MOST_MISSED}))
+        drop_names(directory);
+}
+
 /* Answer with a node, which counts as a lookup of it if the kernel takes it. */
 static void
 reply_entry(const struct fuse_in_header *header, struct node *node, const struct stat *st)
@@ -528,8 +541,12 @@ answer_lookup(const struct fuse_in_header *header, struct node *above, const cha
         return !child(above, name) && answer_missing(header);
     if (names && in_upper && !made(above, name))
         return false;
-    if (fstatat(place_in(above, in_upper, place).fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT && !names && !child(above, name) && answer_missing(header);
+    if (fstatat(place_in(above, in_upper, place).fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+        if (errno != ENOENT || names || child(above, name))
+            return false;
+        note_missing(above);
+        return answer_missing(header);
+    }
     struct node *node = in_upper ? made(above, name) : node_of(above, name, place, &st);
     if (!node || !is_inode_of(node, &st))
         return false;
@@ -1543,10 +1560,10 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long seconds, directories, files;
     uint32_t (*unmapped)[2] = plane.unmapped;
-    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKp", &seconds, &plane.nanoseconds, &unmapped[0][0],
+    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKpp", &seconds, &plane.nanoseconds, &unmapped[0][0],
                           &unmapped[0][1], &unmapped[1][0], &unmapped[1][1], &plane.static_nlink,
                           &plane.xattr, &plane.acl, &plane.may_spin, &directories, &files,
-                          &plane.no_open))
+                          &plane.no_open, &plane.keeps_names))
         return NULL;
     plane.seconds = seconds;
     plane.uid = geteuid();

@@ -244,6 +244,7 @@ def plane_start(
     directories: int,
     files: int,
     no_open: bool,
+    keeps_names: bool,
     /,
 ) -> None:
     """Prepare the data plane, before the first request but INIT.
@@ -251,7 +252,8 @@ def plane_start(
     `seconds`, `nanoseconds`: how long the kernel may cache names and attributes. `lowers`, `upper`: the user and the
     group of theirs that are shown as root's (0), as the kernel gives them for ids that are not mapped. `may_spin`:
     there is a processor to await the next request on. `directories`, `files`: how many descriptors of each may be open.
-    `no_open`: programs open files without a request.
+    `no_open`: programs open files without a request. `keeps_names`: nothing changes the lowers, so that a directory's
+    names may be read once, after a few of them were missing.
     """
 
 def plane_wait(device: int, milliseconds: int, polls: bool, /) -> bool:

@@ -150,10 +150,10 @@ class Operations(pyfuse3.Operations):
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
         self._plain_entry = patches.mark_plain(pyfuse3.EntryAttributes())
 
-    def begin_plane(self, *, is_kept: bool) -> None:
+    def begin_plane(self, *, is_kept: bool, is_live: bool) -> None:
         """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT.
 
-        `is_kept`: another daemon takes over if this one is killed.
+        `is_kept`: another daemon takes over if this one is killed. `is_live`: others may change a lower.
         """
         self.filesystem.files.no_open = self._no_open = self._options.no_open == "on"
         self.plane = Plane(
@@ -162,6 +162,7 @@ class Operations(pyfuse3.Operations):
             timeout=self._timeout,
             acl=self.enable_acl,
             is_kept=is_kept,
+            is_live=is_live,
         )
         self.plane.offer(self.filesystem.root)
         self._poller.plane = self.plane

@@ -18,7 +18,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.fuse.statistics import LATENCIES, of_opcodes
 from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.numbering import FIRST_FREE
@@ -44,6 +44,8 @@ _MOST_RESOLVED: Final = 1 << 15
 _FORGOTTEN: Final = struct.Struct("=Qq")
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
+_ENTRY_BYTES: Final = 512
+"""Room for any entry of a listing: getdents64(2) reads no more of a wide directory than fits."""
 _MOST_MERGED: Final = 64
 """A directory with more merged directories in it is not listed by the plane: the nodeid of each takes a lookup."""
 
@@ -52,6 +54,7 @@ class Plane:
     """Implements `overlay.nodes.Plane`. One per process, as the session is.
 
     `timeout`: how long the kernel may cache names and attributes, in seconds. `is_kept`: the daemon has a keeper.
+    `is_live`: others may change a lower.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Plane:
         timeout: float,
         acl: bool,
         is_kept: bool,
+        is_live: bool,
     ) -> None:
         self._filesystem = filesystem
         self.is_kept = is_kept
@@ -71,6 +75,8 @@ class Plane:
         owners = filesystem.tree.owners
         ids = (owners.users, owners.groups)
         self._shows_owners = all(one.squash_to is None and not one.ranges for one in ids)
+        # What comes to a lower later is found once the timeout is over: no names are kept beyond it.
+        self._resolves = self._shows_owners and options.timeout is None
         users, groups = ids
         seconds, rest = divmod(timeout, 1)
         _native.plane_start(
@@ -85,14 +91,13 @@ class Plane:
             filesystem.shares.plane,
             filesystem.shares.plane,
             filesystem.files.no_open,
+            self._resolves and not is_live,
         )
         numbering = filesystem.lookup.numbering
         for device, inode in filesystem.tree.merge.traps:
             _native.plane_claim(numbering.key(device, inode))  # a lookup of them fails
         filesystem.nodes.plane = self
         tree = filesystem.tree
-        # What comes to a lower later is found once the timeout is over: no names are kept beyond it.
-        self._resolves = self._shows_owners and options.timeout is None
         self._too_wide: set[int] = set()
         self._upper_device = -1
         if (
@@ -551,8 +556,7 @@ class Plane:
 def _is_empty(layer_dir: LayerDir) -> bool:
     fd = layer_dir.open_for_reading()
     try:
-        with os.scandir(fd) as entries:
-            return next(entries, None) is None
+        return not attributes.entries(fd, _ENTRY_BYTES)
     finally:
         os.close(fd)
 

@@ -110,7 +110,8 @@ def run(
                 filesystem.release_descriptors()
                 kept = _Kept(os.getpid(), takes_over=keeper.keep(rest))
             if has_plane:
-                operations.begin_plane(is_kept=kept is not None)
+                is_live = any(layer.recursive for layer in spec.layers)
+                operations.begin_plane(is_kept=kept is not None, is_live=is_live)
             if kept is not None and kept.takes_over:
                 operations.take_over(connection.device)
             if passes:

@@ -42,7 +42,7 @@ def main(device: int, upper: str, work: str, *lowers: str) -> None:
     connection.open(device)
     trio.run(functools.partial(connection.negotiate, wants_passthrough=False))
     assert patches.is_libfuse_interposed()
-    operations.begin_plane(is_kept=False)
+    operations.begin_plane(is_kept=False, is_live=False)
     trio.run(connection.serve)
 
 

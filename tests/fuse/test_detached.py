@@ -139,3 +139,12 @@ def test_a_layer_that_is_missing_ends_the_daemon(stack: Stack) -> None:
     stack.lowers.append("/no/such/layer")
     with pytest.raises(MountRefused, match="/no/such/layer"), handed_over(_spec(stack)):
         pass
+
+
+def test_what_comes_to_a_live_layer_is_found_whatever_was_missing_before(stack: Stack) -> None:
+    lower = stack.add({"d/e/f": File()})
+    with handed_over(_spec(stack, layers=(LayerSpec(path=lower, recursive=True),))) as (_, root):
+        assert not any(os.path.exists(f"{root}/d/e/missing{number}") for number in range(9))
+        with open(f"{lower}/d/e/later", "w"):
+            pass
+        assert os.path.exists(f"{root}/d/e/later")

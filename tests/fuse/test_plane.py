@@ -623,3 +623,17 @@ def test_nodes_that_go_back_and_forth_are_forgotten(stack: Stack) -> None:
                     os.rename(f"{path}.moved", path)
             mount.forget()
             mount.await_held(open_files=0, nodes=1)
+
+
+def test_names_that_were_missing_are_made_and_found(stack: Stack) -> None:
+    stack.add({"d/e/f": File()})
+    with mounted(stack) as mount:
+        assert not any(os.path.exists(mount.path(f"d/e/missing{number}")) for number in range(9))
+        with open(mount.path("d/e/made"), "w") as file:
+            file.write("made")
+        assert os.path.getsize(mount.path("d/e/made")) == 4
+        os.rename(mount.path("d/e/made"), mount.path("d/e/missing1"))
+        os.unlink(mount.path("d/e/f"))
+        assert not os.path.exists(mount.path("d/e/f"))
+        assert os.path.getsize(mount.path("d/e/missing1")) == 4
+        assert os.listdir(mount.path("d/e")) == ["missing1"]

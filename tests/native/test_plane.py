@@ -49,10 +49,21 @@ class Buffer(ctypes.Structure):
     )
 
 
-def start(directories: int = DESCRIPTORS, seconds: int = 60) -> None:
+def start(directories: int = DESCRIPTORS, seconds: int = 60, *, keeps_names: bool = False) -> None:
     none = (0xFFFFFFFF, 0xFFFFFFFF)
     _native.plane_start(
-        seconds, 0, none, none, False, True, False, False, directories, DESCRIPTORS, False
+        seconds,
+        0,
+        none,
+        none,
+        False,
+        True,
+        False,
+        False,
+        directories,
+        DESCRIPTORS,
+        False,
+        keeps_names,
     )
 
 
@@ -465,6 +476,42 @@ def test_a_listing_of_names_only_has_the_same_positions_and_makes_no_nodes() -> 
         for name in os.listdir("layer")
         if name != "gone"
     }
+
+
+@sandboxed
+def test_after_a_few_missing_names_those_of_a_directory_are_read_once_if_they_may_be_kept() -> None:
+    for name in ("small", "live", "wide", "odd"):
+        write(f"{name}/f")
+    for number in range(300):
+        write(f"wide/{number}")
+    os.mkfifo("layer/odd/fifo")
+    wire = Wire()
+    grant()
+
+    def miss(name: str, times: int) -> int:
+        directory = wire.look_up(ROOT, os.fsencode(name))
+        assert directory
+        for number in range(times):
+            assert wire.look_up(directory, b"missing%d" % number) == 0
+        write(f"{name}/later")
+        return directory
+
+    assert wire.look_up(miss("live", 9), b"later")
+    start(keeps_names=True)
+    assert wire.look_up(miss("wide", 9), b"later")
+    assert wire.look_up(miss("odd", 9), b"later")
+    small = miss("small", 3)
+    assert wire.look_up(small, b"later")
+    assert wire.look_up(small, b"missing") == 0
+    write("small/unseen")
+    assert wire.look_up(small, b"unseen") == 0
+    for found in ("f", "later"):
+        inode = os.lstat(f"layer/small/{found}").st_ino
+        assert wire.look_up(small, os.fsencode(found)) == inode
+    assert wire.list(small).keys() == {b".", b"..", b"f", b"later", b"unseen"}
+    # Once the directory is Python's, so are its names.
+    adopt(_native.plane_fetch(small, b""))
+    assert wire.look_up(small, b"unseen") is None
 
 
 @sandboxed
