@@ -1759,7 +1759,7 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &number, &python))
         return NULL;
     struct handle *handle = handle_of(number);
-    if (handle && python) {
+    if (handle && python && !plane.no_open) { /* no RELEASE would come */
         plane.files -= handle->fd >= 0;
         kept_close(&handle->fd);
         handle->python = python;

@@ -24,20 +24,21 @@ from ..posix import syscalls
 
 _MOST_POLLS = 5000
 
-_DATA_PLANE = os.environ.get("OVERLAYKIT_TEST_DATA_PLANE", "on") == "on"
+DATA_PLANE = os.environ.get("OVERLAYKIT_TEST_DATA_PLANE", "on") == "on"
 """Whether the mounts of the tests use the data plane, unless a test says so itself."""
 
 _DATA: Any = os.environ.get("OVERLAYKIT_TEST_DATA", "cache")
 """How their files are read and written, unless a test says so itself."""
 
-_NO_OPEN = os.environ.get("OVERLAYKIT_TEST_NO_OPEN", "off") == "on"
-"""Whether programs in the mounts of the tests open files without a request."""
+NO_OPEN = os.environ.get("OVERLAYKIT_TEST_NO_OPEN", "off") == "on"
+"""Whether programs in the mounts of the tests open files without a request, but where a test asks for a keeper, which
+has to know the open files."""
 
 _RESTART = os.environ.get("OVERLAYKIT_TEST_RESTART", "off") == "on"
 """Whether the mounts of the tests have a keeper, as those of `overlaykit mount`, unless a test says so itself."""
 
-only_with_open = pytest.mark.skipif(_NO_OPEN, reason="is about what an OPEN does")
-only_with_plane = pytest.mark.skipif(not _DATA_PLANE, reason="is about what the data plane answers")
+only_with_open = pytest.mark.skipif(NO_OPEN, reason="is about what an OPEN does")
+only_with_plane = pytest.mark.skipif(not DATA_PLANE, reason="is about what the data plane answers")
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,9 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
     options = spec.options
     return spec.replace(
         options=options.replace(
-            data_plane=options.data_plane and _DATA_PLANE,
+            data_plane=options.data_plane and DATA_PLANE,
             data=_DATA if options.data == "cache" else options.data,
-            no_open="on" if _NO_OPEN else options.no_open,
+            no_open="on" if NO_OPEN and not more.get("restart") else options.no_open,
         )
     )
 

@@ -12,7 +12,7 @@ from ..overlay.stack import Stack
 from ..posix import syscalls
 from ..posix.files import wait_for_clock_tick, write_file
 from ..posix.table import File
-from .mounted import mounted
+from .mounted import NO_OPEN, mounted
 
 
 @pytest.mark.parametrize("name", ["new", "lower"])
@@ -153,6 +153,9 @@ def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) 
                     os.close(fd)
             elif step == "forget":
                 mount.forget()
+                if NO_OPEN and where == "lower":  # nothing has copied these
+                    for act in (_change_mode_to_what_it_was, _change_no_owner):
+                        names.remove(act.__name__)
             for name in names:
                 assert _times(os.stat(mount.path(name))) == _times(changed[name]), (step, name)
 
