@@ -645,8 +645,13 @@ answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t ro
         return reply(header->unique, ENODATA, NULL, 0), true;
     if (!path_of(node, path, sizeof path, &follows))
         return false;
-    ssize_t size = name ? (follows ? getxattr : lgetxattr)(path, name, plane.reply, XATTR_SIZE_MAX)
-                        : (follows ? listxattr : llistxattr)(path, plane.reply, XATTR_LIST_MAX);
+    /* The kernel allocates as much as is asked for, and clears it. */
+    size_t most = 256;
+    ssize_t size;
+    do {
+        size = name ? (follows ? getxattr : lgetxattr)(path, name, plane.reply, most)
+                    : (follows ? listxattr : llistxattr)(path, plane.reply, most);
+    } while (size < 0 && errno == ERANGE && most < XATTR_SIZE_MAX && (most = XATTR_SIZE_MAX));
     if (size < 0 && errno == (name ? ENODATA : EOPNOTSUPP))
         size = name ? -ENODATA : 0;
     else if (size < 0 && name && is_acl(name) && errno == EOPNOTSUPP)
