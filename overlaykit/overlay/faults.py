@@ -46,6 +46,7 @@ Step: TypeAlias = Literal[
     "redirect.set",
     "rename.prepared",
     "rename.cleared",
+    "rename.covered",
     "rename.moved",
     "rename.done",
     "mode.recorded",

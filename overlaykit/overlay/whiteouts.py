@@ -221,22 +221,50 @@ class Whiteouts:
                     os.unlink(move.old_name, dir_fd=move.old_dir.fd())
         elif not move.needs_whiteout:
             self._rename(move, 0)
-        elif self.form == "device" and self._disk.rename_whiteout:
+        elif (
+            self.form == "device"
+            and self._disk.rename_whiteout
+            and (move.target is not None or not self._disk.hard_links)
+        ):
             self._rename(move, _native.RENAME_WHITEOUT)
         elif move.target is None:
+            # With a hard link this takes no new inode, which RENAME_WHITEOUT does.
             self._announce_whiteout_files(move.old_dir)
-            onto_whiteout = self._is_onto_whiteout(move)
-            if not onto_whiteout:
-                self.hide(move.new_dir, move.new_name)
+            is_covered = self._cover(move)
+            reach("rename.covered")
             try:
                 self._rename(move, _native.RENAME_EXCHANGE)
             except OSError:
-                if not onto_whiteout:
+                if is_covered:
                     with contextlib.suppress(OSError):
                         os.unlink(move.new_name, dir_fd=move.new_dir.fd())
                 raise
         else:
             self._move_onto(move)
+
+    def _cover(self, move: Move) -> bool:
+        """Put a whiteout under the new name. Returns: false if there is one already.
+
+        Requires: the view shows nothing under the new name.
+        """
+        layer_dir, name = move.new_dir, move.new_name
+        if self._spare is not None and self._links < _SPARE_LINKS:
+            self._announce_whiteout_files(layer_dir)
+            # Else `hide` knows the ways out.
+            with contextlib.suppress(OSError):
+                os.link(
+                    self._spare,
+                    name,
+                    src_dir_fd=self._work.layer_dir.fd(),
+                    dst_dir_fd=layer_dir.fd(),
+                    follow_symlinks=False,
+                )
+                self._links += 1
+                return True
+        if self._is_onto_whiteout(move):
+            return False
+        self.hide(layer_dir, name)
+        return True
 
     def _move_onto(self, move: Move) -> None:
         """Replace a file and hide the old name, in two steps."""

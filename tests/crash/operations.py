@@ -184,10 +184,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         upper={"w": Whiteout()},
     ),
     "rename of a lower file": Operation(
-        _rename("d/g", "x/n"), ("copyup.published", *_RENAME), (_TREE,)
+        _rename("d/g", "x/n"), ("copyup.published", "rename.covered", *_RENAME), (_TREE,)
     ),
     "rename of a lower symlink": Operation(
-        _rename("s", "n"), ("copyup.made", "copyup.published", *_RENAME), ({"s": Symlink("f")},)
+        _rename("s", "n"),
+        ("copyup.made", "copyup.published", "rename.covered", *_RENAME),
+        ({"s": Symlink("f")},),
     ),
     "rename onto a lower file": Operation(
         _rename("n", "f"), _RENAME, ({"f": _FILE},), upper={"n": _OTHER}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 
@@ -28,6 +29,22 @@ def test_a_file_of_a_lower_moves_whole(stack: Stack) -> None:
         assert view.read("d/b") == b"x"
         assert view.xattrs("d/b") == {"user.k": b"v"}
         assert view.nodeid("d/b") == nodeid
+
+
+@pytest.mark.parametrize("onto", ["", "whiteout"])
+def test_the_whiteouts_that_files_of_a_lower_leave_are_one_inode(stack: Stack, onto: str) -> None:
+    stack.add({name: File(name.encode()) for name in ("a", "b", "c", "gone")} | {"d": Dir()})
+    with stack.open() as view:
+        if onto:
+            view.unlink("gone")
+        view.rename("a", "new")
+        view.rename("b", "d/new")
+        view.rename("c", "gone" if onto else "other")
+        assert view.names("d") == ["new"]
+        assert view.read("d/new") == b"b"
+    whiteouts = [os.lstat(os.path.join(stack.upper, name)) for name in "abc"]
+    assert all(stat.S_ISCHR(st.st_mode) and st.st_rdev == 0 for st in whiteouts)
+    assert len({st.st_ino for st in whiteouts}) == 1
 
 
 def test_a_file_replaces_a_file_of_any_layer(stack: Stack) -> None:
