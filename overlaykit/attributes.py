@@ -86,8 +86,9 @@ def set_times(
 ) -> None:
     """utimensat(2): set times in nanoseconds since the epoch; None keeps one. Raises: OSError."""
     buffer = bytearray(_BUFFER_BYTES)
-    given = (_OMIT if time is None else divmod(time, _NS_PER_S) for time in (atime_ns, mtime_ns))
-    _TIMES.pack_into(buffer, 0, *(number for parts in given for number in parts))
+    atime = _OMIT if atime_ns is None else divmod(atime_ns, _NS_PER_S)
+    mtime = _OMIT if mtime_ns is None else divmod(mtime_ns, _NS_PER_S)
+    _TIMES.pack_into(buffer, 0, *atime, *mtime)
     _native.utimensat(dirfd, path, buffer, flags)
 
 

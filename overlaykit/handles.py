@@ -28,12 +28,19 @@ class FileHandle(Record):
 
 def of_name(dirfd: int, path: str | bytes | PathLike[str], flags: int = 0) -> FileHandle:
     """The handle of an inode. Raises: OSError (EOPNOTSUPP without support)."""
+    return FileHandle(*fields_of(dirfd, path, flags))
+
+
+def fields_of(
+    dirfd: int, path: str | bytes | PathLike[str], flags: int = 0
+) -> tuple[int, bytes, int]:
+    """As `of_name`: the fields alone, which take less time."""
     buffer, mount = bytearray(256), bytearray(256)
     _HEADER.pack_into(buffer, 0, _MOST_BYTES, 0)
     _native.name_to_handle_at(dirfd, path, buffer, mount, flags)
     length, kind = _HEADER.unpack_from(buffer)
     handle = bytes(buffer[_HEADER.size : _HEADER.size + length])
-    return FileHandle(kind, handle, int.from_bytes(mount[:4], sys.byteorder, signed=True))
+    return kind, handle, int.from_bytes(mount[:4], sys.byteorder, signed=True)
 
 
 def opened(mount_fd: int, kind: int, handle: bytes, flags: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _Place: TypeAlias = "int | str"
 """An inode's descriptor, or the path of one that is O_PATH, which calls on descriptors refuse."""
 
-_FICLONE: Final = 0x40049409
+FICLONE: Final = 0x40049409
 """linux/fs.h"""
 
 _CHUNK: Final = 8 << 20
@@ -123,7 +123,7 @@ def _copy_data(src: int, dst: int, size: int) -> str:
 
 def _clone(src: int, dst: int) -> bool:
     try:
-        fcntl.ioctl(dst, _FICLONE, src)
+        fcntl.ioctl(dst, FICLONE, src)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +59,10 @@ class Copying:
             return
         if not node.needs_copy(metadata_only=metadata_only) and node.nodeid not in self._in_thread:
             return
+        descriptor = self.copy_small(node, keep_data=keep_data, metadata_only=metadata_only)
+        if descriptor >= 0:
+            os.close(descriptor)
+            return
         try:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
@@ -72,6 +77,26 @@ class Copying:
                 await self._carry_out(copy, node)
         finally:
             self._slots.release()
+
+    def copy_small(self, node: File, *, keep_data: bool, metadata_only: bool = False) -> int:
+        """Copy a file up, if it is a small plain one and its sync takes no long.
+
+        Returns: a descriptor of it, which reads and writes, the caller's to close; -1: nothing is copied.
+        """
+        if (
+            node.has_upper
+            or not self._is_quick
+            or node.nodeid in self._in_thread
+            or not self._slots.value
+        ):
+            return -1
+        began = time.monotonic()
+        descriptor = self._filesystem.copyup.small.copy(
+            node, keep_data=keep_data, metadata_only=metadata_only, most=self._inline_bytes
+        )
+        if not self._volatile:
+            self._is_quick = time.monotonic() - began < _QUICK_SECONDS
+        return descriptor
 
     async def _carry_out(self, copy: Copy, node: File) -> None:
         try:

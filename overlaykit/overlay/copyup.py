@@ -20,7 +20,6 @@ import os
 import stat
 import time
 from collections import defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native, attributes, inodes
@@ -35,9 +34,10 @@ from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.links import LinkCounts
 from overlaykit.overlay.location import Location
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX
-from overlaykit.overlay.markers import NO_DIGEST, find_origin
+from overlaykit.overlay.markers import NO_DIGEST, Origin, find_origin
 from overlaykit.overlay.nodes import Data
 from overlaykit.overlay.operation import operation
+from overlaykit.overlay.smallcopy import SmallCopies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.disk import Disk
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.lookup import Metacopies
-    from overlaykit.overlay.markers import Markers, Origin
+    from overlaykit.overlay.markers import Markers
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.quota import Quota
@@ -123,6 +123,7 @@ class CopyUp:
         self.originals = originals
         self.link_counts = LinkCounts(work, markers)
         self.programs = Programs()
+        self.small = SmallCopies(self)
 
     def directory(self, node: Directory, name: bytes = b"") -> LayerDir:
         """The directory's `LayerDir` in the upper, after a copy-up of it and its parents if it had none.
@@ -147,6 +148,11 @@ class CopyUp:
 
     def file(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> None:
         """Copy a file up in one call, if a change takes that."""
+        if not node.has_upper:
+            fd = self.small.copy(node, keep_data=keep_data, metadata_only=metadata_only)
+            if fd >= 0:
+                os.close(fd)
+                return
         copy = self.begin(node, keep_data=keep_data, metadata_only=metadata_only)
         if copy is None:
             return
@@ -282,8 +288,8 @@ class CopyUp:
 
     def noted(self, origin: Origin, st: os.stat_result) -> Origin:
         """The origin of a copy that is made now, of an inode with the attributes `st`."""
-        return replace(
-            origin, changed_ns=_changed_ns(st), copied=_now(), program=self.programs.name()
+        return Origin(
+            origin.type, origin.uuid, origin.handle, _changed_ns(st), _now(), self.programs.name()
         )
 
     def sync(self, fd: int) -> None:

@@ -125,6 +125,12 @@ class Files:
         opened.count = 0 if self.no_open else 1
         return opened.handle
 
+    def adopt_copy(self, node: File, fd: int, flags: int) -> int:
+        """As `open`, of a file that was just copied up. Takes a descriptor of the copy over, which reads and writes."""
+        handle = self.adopt(node, fd)
+        self.by_handle[handle].direct = bool(flags & os.O_DIRECT)
+        return handle
+
     @operation
     def hold(self, node: File, *, writing: bool = False) -> int:
         """The handle of a file that programs have opened without a request.

@@ -74,6 +74,18 @@ class InodeCopier:
             _lend_no_rights(target, st, os.geteuid(), os.getegid())
             overrides.write(path, kept, shown)
 
+    def set_owner_and_mode(self, target: int, st: os.stat_result) -> None:
+        """Give a new file the owner and mode of a lower's, whose attributes are `st`.
+
+        Requires: neither its layer nor the upper keeps them in an attribute or maps ids, and it has no set-ID bits.
+        """
+        owner = (self._owners.users.copied(st.st_uid), self._owners.groups.copied(st.st_gid))
+        made = os.fstat(target)
+        if (made.st_uid, made.st_gid) != owner:
+            os.fchown(target, *owner)
+        if made.st_mode != st.st_mode:
+            os.fchmod(target, stat.S_IMODE(st.st_mode))
+
 
 def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:
     """Clear the set-ID bits of a copy whose owner differs from its lower's.

@@ -198,14 +198,14 @@ class Origin:
 def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     """The origin that names the inode `name`; None where the file system has no file handles."""
     try:
-        found = handles.of_name(dirfd, name)
+        kind, handle, _ = handles.fields_of(dirfd, name)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM, errno.ENOSYS):
             return None
         raise
-    if not 0 <= found.type <= 0xFF or len(found.handle) + _HANDLE_HEADER.size > _HANDLE_LIMIT:
+    if not 0 <= kind <= 0xFF or len(handle) + _HANDLE_HEADER.size > _HANDLE_LIMIT:
         return None
-    return Origin(found.type, uuid, found.handle)
+    return Origin(kind, uuid, handle)
 
 
 _NO_ORIGIN: Final = (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
@@ -342,7 +342,7 @@ class Markers:
         raw = attributes.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 
-    def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
+    def set_origin(self, path: bytes | int, origin: Origin, *, follow: bool = True) -> None:
         """Set a file's origin, with what it says of the copy.
 
         Symlinks and devices, which hold no `user.` attribute, get none, as in the kernel.
