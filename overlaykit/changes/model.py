@@ -10,14 +10,17 @@ import functools
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
+from overlaykit.beneath import INODE
 from overlaykit.overlay.markers import xattr_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from overlaykit.overlay.layer import LayerDir
+
+T = TypeVar("T")
 
 STATE: Final = b".overlaykit-apply"
 """The directory in the root of a target of `apply`: journals, and what was displaced. No change of a view is in it."""
@@ -40,6 +43,7 @@ class Version:
     `data`: the directory and the name of the file that holds the data of a metacopy; a directory of None: out of reach.
     `links`: how many names the view shows of the file, where it is known better than `stat` says.
     `attributes`: the names of its attributes on disk, markers too, once they were read.
+    `closed`: the mode of the directory that holds it denies reading it, as was seen.
     """
 
     layer_dir: LayerDir
@@ -51,6 +55,7 @@ class Version:
     data: tuple[LayerDir | None, bytes] | None = None
     links: int | None = None
     attributes: list[bytes] | None = None
+    closed: bool = False
 
     @property
     def type(self) -> int:
@@ -94,8 +99,24 @@ class Version:
     def attribute_names(self) -> list[bytes]:
         """The names of its attributes on disk, markers too. Read once. Raises: OSError."""
         if self.attributes is None:
-            self.attributes = xattr_names(self.path, follow=not self.name)
+            path = self.path
+            try:
+                self.attributes = xattr_names(path, follow=not self.name)
+            except PermissionError:
+                self.closed = True
+                self.attributes = self.read(lambda: xattr_names(path, follow=not self.name))
         return self.attributes
+
+    def read(self, action: Callable[[], T]) -> T:
+        """Run an action that only reads the inode, with the right to do so if it is the user's own (`reader`).
+
+        Raises: OSError: as the action.
+        """
+        layer, st = self.layer_dir.layer, self.stat
+        is_closed = self.closed or not (st.st_mode & stat.S_IRUSR or stat.S_ISLNK(st.st_mode))
+        if is_closed and layer.reader is not None and st.st_uid == os.geteuid():
+            return layer.reader.run(action)
+        return layer.read(action, self.layer_dir.fd(), self.name)
 
     def open(self) -> int:
         """Open the data of a regular file for reading; the caller closes it.
@@ -118,7 +139,17 @@ class Version:
 
     def readlink(self) -> bytes:
         """The target of a symlink. Raises: OSError."""
-        return os.readlink(self.name, dir_fd=self.layer_dir.fd())
+        above = self.layer_dir.fd()
+        return self.read(lambda: os.readlink(self.name, dir_fd=above))
+
+    def open_inode(self) -> int:
+        """Open the inode as O_PATH; the caller closes it. Raises: OSError."""
+        above = self.layer_dir.fd()
+        if not self.name:
+            return os.dup(above)
+        return self.layer_dir.layer.open(
+            lambda: os.open(self.name, INODE, dir_fd=above), above, self.name
+        )
 
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -370,7 +370,7 @@ class Comparison:
             try:
                 if not self.new.markers.has_origin(version.attribute_names()):
                     continue
-                origin = self.new.markers.origin(version.path)
+                origin = self.new.origin(version)
             except OSError:
                 continue
             if origin is None:

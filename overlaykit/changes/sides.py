@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -16,12 +17,14 @@ from overlaykit.overlay.markers import ACLS, Markers, xattr_names
 from overlaykit.overlay.merge import Found, Merge
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.stack import as_layers
+from overlaykit.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import Layer, LayerDir
+    from overlaykit.overlay.markers import Origin
     from overlaykit.overlay.nodes import Data
     from overlaykit.overlay.stack import OpenedLayer
 
@@ -108,9 +111,14 @@ class Side:
         if not version.layer_dir.layer.writable:
             return False
         try:
-            return self.markers.origin(version.path) is not None
+            return self.origin(version) is not None
         except OSError:
             return False
+
+    def origin(self, version: Version) -> Origin | None:
+        """The inode that a file of the upper was copied from, if it says so. Raises: OSError."""
+        path = version.path
+        return version.read(lambda: self.markers.origin(path))
 
     def version_of_root(self) -> Version:
         top = self.root.top
@@ -126,7 +134,10 @@ class Side:
                     data = self._metacopies.in_layer(directory, name, holder, found.name)
             else:
                 if self._has_metacopies:
-                    names = xattr_names(holder.proc_path(found.name), follow=False)
+                    path = holder.proc_path(found.name)
+                    names = holder.layer.read(
+                        lambda: xattr_names(path, follow=False), holder.fd(), found.name
+                    )
                     if self.markers.has_metacopy(names):
                         data = self._metacopies.in_layer(directory, name, holder, found.name)
                 if st.st_nlink > 1:
@@ -147,7 +158,11 @@ class Side:
 
         path = found.layer_dir.proc_path(found.name)
         try:
-            return self.markers.link_count(path, upper=found.stat.st_nlink, lower=lower)
+            return found.layer_dir.layer.read(
+                lambda: self.markers.link_count(path, upper=found.stat.st_nlink, lower=lower),
+                found.layer_dir.fd(),
+                found.name,
+            )
         except PermissionError:
             return None
 
@@ -176,7 +191,10 @@ def layers_of(
     """The opened directories as layers, with the markers and the features of the upper."""
     layers = as_layers([*([] if upper is None else [upper]), *lowers], upper, descriptors)
     prefix, recorded = _written_by(layers[0].root.proc_path() if layers else b"/proc/self/root")
+    # As a view's daemon reads an ordinary user's own files of any mode.
+    reader = None if privilege.CAP_DAC_OVERRIDE in privilege.capabilities() else Reader()
     for layer in layers:
+        layer.reader = reader
         layer.override = overrides.find(
             layer.root.proc_path(), allow_user=features.PERMISSIONS in recorded
         )
@@ -218,7 +236,13 @@ def shown_xattrs(version: Version, markers: Markers) -> dict[bytes, bytes]:
         for name in version.attribute_names():
             if markers.is_marker(name) or name == hidden:
                 continue
-            value = attributes.xattr_or_none(version.path, name, not version.name)
+            path = version.path
+            try:
+                value = attributes.xattr_or_none(path, name, not version.name)
+            except PermissionError:
+                value = version.read(
+                    functools.partial(attributes.xattr_or_none, path, name, not version.name)
+                )
             if value is not None:
                 found[markers.unescape(name)] = value
     except PermissionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -140,7 +141,8 @@ class Staging:
                 seen = departures[arrival.moved_from]._replace(ctime_ns=0, digest="")
             elif held is not None or new.inode in self._movable:
                 source_root, source = "store", os.fsdecode(change.path)
-                strip = overlay_xattrs(os.fsdecode(new.path)) if is_marked(new) else {}
+                path = os.fsdecode(new.path)
+                strip = new.read(functools.partial(overlay_xattrs, path)) if is_marked(new) else {}
                 seen = Seen.of(new.stat)._replace(ctime_ns=0)
             else:
                 source = self._stage(arrival, new)
@@ -351,7 +353,7 @@ class Staging:
         return path
 
     def _make(self, new: Version, path: str, kept: Mapping[bytes, bytes]) -> None:
-        source = _inode(new)
+        source = new.open_inode()
         try:
             target = self._make_empty(new, path)
             try:
@@ -389,18 +391,17 @@ class Staging:
                 inodes.copy(data, target, metadata=False)
             finally:
                 os.close(data)
-        inodes.copy(source, target, data=False, uid=new.uid, gid=new.gid, skip_xattrs=skip)
+
+        def copy() -> None:
+            inodes.copy(source, target, data=False, uid=new.uid, gid=new.gid, skip_xattrs=skip)
+
+        try:
+            copy()
+        except PermissionError:  # a mode denies access to attributes
+            new.read(copy)
         mode = stat.S_IMODE(new.mode) | (_RWX if new.is_directory else 0)
         path = f"/proc/self/fd/{target}"
         for name, value in kept.items():
             os.setxattr(path, name, value)
         if not stat.S_ISLNK(new.mode) and stat.S_IMODE(os.stat(path).st_mode) != mode:
             os.chmod(path, mode)
-
-
-def _inode(version: Version) -> int:
-    """The inode of a version, as O_PATH."""
-    fd = version.layer_dir.fd()
-    if not version.name:
-        return os.dup(fd)
-    return os.open(version.name, INODE, dir_fd=fd)

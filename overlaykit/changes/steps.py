@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import stat
@@ -17,6 +18,7 @@ from overlaykit import _native, attributes
 from overlaykit.beneath import BENEATH, INODE
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
+from overlaykit.reader import opened_past_modes, past_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -148,7 +150,9 @@ class Places:
         Raises: OSError: ELOOP for a symlink in the path, EXDEV if it leaves the root, ENOENT and the like.
         """
         above, _, name = path.rpartition("/")
-        fd = _native.openat2(self.roots[root], above or ".", _PARENT, 0, BENEATH)
+        fd = opened_past_modes(
+            functools.partial(_native.openat2, self.roots[root], above or ".", _PARENT, 0, BENEATH)
+        )
         try:
             yield fd, name
         finally:
@@ -162,7 +166,22 @@ class Places:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                 return None
+            if error.errno != errno.EACCES or not path:
+                raise
+        return self._stat_past_modes(root, path)
+
+    def _stat_past_modes(self, root: Root, path: str) -> os.stat_result | None:
+        """As `stat`, where the mode of a directory of the user's own denies it. The child would see other ids."""
+        try:
+            fd = opened_past_modes(lambda: self.open(root, path))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                return None
             raise
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
 
     def open(self, root: Root, path: str) -> int:
         """The inode at a path, as O_PATH; the root's for an empty path."""
@@ -266,12 +285,12 @@ class Places:
                 self._restore(step, source, name)
 
     def _restore(self, step: Step, fd: int, name: str) -> None:
+        path = f"/proc/self/fd/{fd}/{name}"
         for attribute, value in step.strip.items():
-            os.setxattr(
-                f"/proc/self/fd/{fd}/{name}",
-                attribute,
-                bytes.fromhex(value),
-                follow_symlinks=False,
+            past_modes(
+                functools.partial(
+                    os.setxattr, path, attribute, bytes.fromhex(value), follow_symlinks=False
+                )
             )
 
     def _set(self, step: Step, meta: Meta | None) -> None:
@@ -312,7 +331,7 @@ def _set_meta(fd: int, st: os.stat_result, meta: Meta) -> None:
 def _remove_xattr(fd: int, name: str, attribute: str) -> None:
     path = f"/proc/self/fd/{fd}/{name}" if name else f"/proc/self/fd/{fd}"
     try:
-        os.removexattr(path, attribute, follow_symlinks=not name)
+        past_modes(functools.partial(os.removexattr, path, attribute, follow_symlinks=not name))
     except OSError as error:
         if error.errno != errno.ENODATA:
             raise

@@ -15,6 +15,7 @@ from overlaykit.changes.steps import Seen
 from overlaykit.errors import Error
 from overlaykit.overlay.began import Began, latest
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, origin_link_count, xattr_names
+from overlaykit.reader import opened_past_modes, past_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -117,7 +118,7 @@ class Target:
         if new is None or not new.layer_dir.layer.writable:
             return None
         try:
-            origin = self._comparison.new.markers.origin(new.path)
+            origin = self._comparison.new.origin(new)
         except OSError:
             return None
         number = None if origin is None else origin.inode_number()
@@ -166,12 +167,14 @@ class Target:
             return False
         with self._places.parent("target", os.fsdecode(place)) as (fd, name):
             of_new = version.layer_dir.layer.writable
-            if self._comparison.xattrs(version, of_new=of_new) != _xattrs(fd, name):
+            found = past_modes(lambda: _xattrs(fd, name))
+            if self._comparison.xattrs(version, of_new=of_new) != found:
                 return False
             if version.is_directory or not (version.is_regular or stat.S_ISLNK(version.mode)):
                 return True
             if stat.S_ISLNK(version.mode):
-                return os.fsencode(os.readlink(name, dir_fd=fd)) == version.readlink()
+                target = past_modes(lambda: os.readlink(name, dir_fd=fd))
+                return os.fsencode(target) == version.readlink()
             return same_contents(version, _Beside(fd, name, st))  # type: ignore[arg-type]
 
     def origin_is_gone(self, new: Version, inodes: Container[int]) -> bool:
@@ -180,7 +183,7 @@ class Target:
         try:
             if not markers.has_origin(new.attribute_names()):
                 return False
-            origin = markers.origin(new.path)
+            origin = self._comparison.new.origin(new)
         except OSError:
             return False
         if origin is None:
@@ -256,4 +259,4 @@ class _Beside:
 
     def open(self) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(self._name, flags, dir_fd=self._fd)
+        return opened_past_modes(lambda: os.open(self._name, flags, dir_fd=self._fd))

@@ -19,12 +19,12 @@ from overlaykit import _native, attributes, mountinfo, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import LayerUnusable, MountTable, UpperUnusable, real_path
-from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.owners import Ids, Owners, Range, unmapped
 from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+from overlaykit.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -173,7 +173,7 @@ MOUNT: Final = Profile(
         *_RULES,
         # To unmount where the mount is (fuse.unmount).
         Rule(action=ALLOW, names=("setns",), comparisons=(Comparison(1, EQ, _CLONE_NEWNS),)),
-        # To read past modes without CAP_DAC_OVERRIDE (fuse.reader).
+        # To read past modes without CAP_DAC_OVERRIDE (overlaykit.reader).
         Rule(action=ALLOW, names=("unshare",), comparisons=(Comparison(0, EQ, _CLONE_NEWUSER),)),
     ),
 )

@@ -90,7 +90,7 @@ class Merge:
         if not stat.S_ISDIR(st.st_mode):
             return Found(upper, name, st)
         layer_dir = upper.child(name)
-        markers = self._check(self.markers.of_directory(layer_dir.proc_path(), upper=True))
+        markers = self._check(self._of_directory(layer_dir, upper=True))
         below = None
         leads_below = bool(directory.lowers) or markers.redirect is not None
         if leads_below and not (markers.opaque or _is_opaque_by_name(layer_dir)):
@@ -156,9 +156,7 @@ class Merge:
     def holds_whiteout_files(self, layer_dir: LayerDir) -> bool:
         """Whether some empty files in a layer's directory are whiteouts."""
         if layer_dir.whiteout_files is None:
-            markers = self.markers.of_directory(
-                layer_dir.proc_path(), upper=layer_dir.layer.writable
-            )
+            markers = self._of_directory(layer_dir, upper=layer_dir.layer.writable)
             layer_dir.whiteout_files = markers.whiteout_files
         return layer_dir.whiteout_files
 
@@ -180,10 +178,19 @@ class Merge:
 
     def directory_markers(self, layer_dir: LayerDir) -> DirectoryMarkers:
         """The markers, of any form, of a lower's directory."""
-        markers = self.markers.of_directory(layer_dir.proc_path(), upper=False)
+        markers = self._of_directory(layer_dir, upper=False)
         if not markers.opaque and _is_opaque_by_name(layer_dir):
             return replace(markers, opaque=True)
         return self._check(markers)
+
+    def _of_directory(self, layer_dir: LayerDir, *, upper: bool) -> DirectoryMarkers:
+        path = layer_dir.proc_path()
+        try:
+            return self.markers.of_directory(path, upper=upper)
+        except PermissionError:
+            return layer_dir.layer.read(
+                lambda: self.markers.of_directory(path, upper=upper), layer_dir.fd()
+            )
 
     def _check(self, markers: DirectoryMarkers) -> DirectoryMarkers:
         if markers.redirect is not None and not self.follow:
@@ -271,7 +278,7 @@ class Merge:
         self, layer_dir: LayerDir, *, lower: bool, most: int | None = None
     ) -> tuple[list[Entry], list[bytes]]:
         """The entries of one layer's directory, and the names that its whiteouts hide; or more than `most` entries."""
-        markers = self.markers.of_directory(layer_dir.proc_path(), upper=not lower)
+        markers = self._of_directory(layer_dir, upper=not lower)
         shown: list[Entry] = []
         hidden: list[bytes] = []
         for portion in layer_dir.scan():

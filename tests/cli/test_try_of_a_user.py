@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 
+from overlaykit.reader import Reader
+
 from ..test_inode_metadata import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command
-from .test_try import content, kept_views, tried
+from .test_try import content, tried
 
 LIST = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 4))
 """user::rw-, user:7:rw-, group::r--, other::r--: of a user whom the view does not have."""
+
+
+STATE = ".overlaykit-apply"
 
 
 def acls(path: str) -> dict[str, bytes]:
@@ -66,19 +71,66 @@ def test_a_try_in_a_try_needs_no_runtime_directory(user: TestUser) -> None:
         assert sorted(os.listdir(path)) == [".overlaykit-apply", "changed", "same"]
 
 
+def seen(path: str) -> dict[str, tuple[int, str]]:
+    """The mode and the content of each file of the user's below a directory, also of those that modes close."""
+
+    def look() -> dict[str, tuple[int, str]]:
+        found = {}
+        for above, directories, files in os.walk(path):
+            if STATE in directories:
+                directories.remove(STATE)
+            for name in (*directories, *files):
+                one = os.path.join(above, name)
+                data = content(one) if name in files and os.path.isfile(one) else ""
+                found[os.path.relpath(one, path)] = os.lstat(one).st_mode & 0o777, data
+        return found
+
+    return Reader().run(look)
+
+
+CLOSED = """
+mkdir -p closed/in/deep; echo 1 >closed/f; echo 2 >closed/in/g; ln -s f closed/l; ln closed/f closed/h; echo 3 >new
+echo two >changed; chmod 700 shut; echo 4 >shut/x; rm shut/y; echo Z >shut/z
+chmod 0 closed/f new changed closed/in/deep closed/in closed old shut
+"""
+
+
 @only_as("ordinary user")
-def test_what_the_user_may_not_read_is_kept_by_a_name_or_discarded(user: TestUser) -> None:
-    script = "mkdir closed; echo 1 > closed/f; chmod 0 closed"
+def test_changes_that_modes_close_to_the_user_are_seen_applied_and_taken_back(
+    user: TestUser,
+) -> None:
     with tried(user) as path:
-        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", script)
-        assert done.returncode == 125, done
-        (name,) = kept_views(user)
-        assert f"{path}/closed: Permission denied" in done.stderr
-        assert f"kept as {name}" in done.stderr
-        user.succeeds("rm", name)
-        done = user.overlaykit("try", "--no", "-D", path, "--", "sh", "-c", script)
-        assert done.returncode == 0, done
-        assert kept_views(user) == []
+        user.directory("w", "old", f="1\n")
+        shut = user.directory("w", "shut", y="y\n", z="z\n")
+        os.chmod(shut, 0)
+        before = seen(path)
+        try:
+            arguments = ("--keep", "kept", "-D", path, "--", "sh", "-c", CLOSED)
+            done = user.overlaykit("try", *arguments)
+            assert done.returncode == 0, done
+            assert seen(path) == before
+            listed = user.succeeds("diff", "-a", "kept")
+            for line in ("closed/in/g", "closed/l", "closed/h", "shut/x", "shut/y", "changed"):
+                assert f"{path}/{line}" in listed
+            assert "\n+2\n" in user.succeeds("diff", "--patch", "kept")
+            for options in (["--keep"], ["--theirs"], ["--theirs"]):
+                assert user.overlaykit("apply", *options, "kept").returncode == 0
+                applied = seen(path)
+                assert applied["closed"][0] == applied["closed/in"][0] == applied["old"][0] == 0
+                assert applied["closed/in/deep"][0] == applied["shut"][0] == 0
+                assert applied["closed/in/g"] == (0o644, "2\n")
+                assert applied["closed/f"] == applied["closed/h"] == (0, "1\n")
+                assert applied["changed"] == (0, "two\n")
+                assert applied["new"] == (0, "3\n")
+                assert applied["shut/x"] == (0o644, "4\n")
+                assert applied["shut/z"] == (0o644, "Z\n")
+                assert "shut/y" not in applied
+                user.succeeds("apply", "--undo", path)
+                assert seen(path) == before
+            user.succeeds("rm", "kept")
+        finally:
+            os.chmod(shut, 0o700)
+            os.chmod(os.path.join(path, "old"), 0o700)
 
 
 @only_as("ordinary user")

@@ -14,10 +14,10 @@ from typing import Final, TypeAlias
 import pytest
 
 from overlaykit import _native, attributes
-from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import faults
 from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.stack import MergeOptions
+from overlaykit.reader import Reader
 
 from ..posix.table import Dir, File, Layer, Link, Whiteout
 from .inside import as_bound_user

@@ -8,12 +8,12 @@ import tempfile
 
 import pytest
 
-from overlaykit.fuse.reader import Reader
+from overlaykit.reader import Reader
 
-from ..overlay.inside import as_bound_user, as_root
-from ..overlay.view import refused
 from ..posix.processes import run_in_child
 from ..posix.sandbox import ORDINARY_UID, Sandbox
+from .inside import as_bound_user, as_root
+from .view import refused
 
 
 @as_bound_user

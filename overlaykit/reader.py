@@ -38,6 +38,26 @@ class Reader:
         return descriptor
 
 
+def past_modes(action: Callable[[], T]) -> T:
+    """Run an action, again with the right to files of any mode of the user's own if one denies it. Raises: OSError."""
+    try:
+        return action()
+    except PermissionError as error:
+        if error.errno != errno.EACCES or os.geteuid() == 0:
+            raise
+    return Reader().run(action)
+
+
+def opened_past_modes(action: Callable[[], int]) -> int:
+    """As `past_modes`, for an action that opens a descriptor. Raises: OSError."""
+    try:
+        return action()
+    except PermissionError as error:
+        if error.errno != errno.EACCES or os.geteuid() == 0:
+            raise
+    return Reader().open(action)
+
+
 def _in_child(body: Callable[[], child.Made]) -> child.Made:
     """Only system calls: other threads may hold locks."""
 
