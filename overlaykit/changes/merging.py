@@ -17,11 +17,13 @@ from overlaykit.overlay import originals
 from overlaykit.overlay.markers import ACLS, OVERLAY_PREFIXES, xattr_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.read import Comparison
     from overlaykit.changes.steps import Places
+    from overlaykit.overlay.began import Began
+    from overlaykit.overlay.markers import Origin
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -47,10 +49,20 @@ class NotMerged(Exception):
 class Merger:
     """Merges files. `directory`: of the originals; None: the old side of the comparison is what the files were."""
 
-    def __init__(self, comparison: Comparison, places: Places, directory: str | None) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        places: Places,
+        directory: str | None,
+        since: Began,
+        inodes: Container[int],
+    ) -> None:
+        """`since`: when the view began, as the upper says. `inodes`: the numbers of the old sides of all changes."""
         self._comparison = comparison
         self._places = places
         self._directory = directory
+        self._since = since
+        self._inodes = inodes
 
     def merged(self, change: Change, place: bytes, st: os.stat_result) -> Text:
         """What both make of a file that the target has at `place`, where it is `st`. Raises: NotMerged, OSError."""
@@ -90,21 +102,29 @@ class Merger:
         found = None
         origin = None
         if new.layer_dir.layer.writable:
-            origin = self._comparison.new.markers.origin(new.path)
-        if origin is not None:
-            try:
-                directory = os.open(self._directory, _DIRECTORY)
-            except FileNotFoundError:
-                raise NotMerged("no original was kept") from None
-            try:
+            origin = self._comparison.new.origin(new)
+        try:
+            directory = os.open(self._directory, _DIRECTORY)
+        except FileNotFoundError:
+            raise NotMerged("no original was kept") from None
+        try:
+            if change.old_path is not None:
+                path = b"/" + self._comparison.above + change.old_path
+                found = originals.read_replaced(directory, path, self._since)
+            if found is None and origin is not None and not self._is_of_another(origin, old):
                 found = originals.read(directory, origin)
-            finally:
-                os.close(directory)
+        finally:
+            os.close(directory)
         if found is None:
             raise NotMerged("no original was kept")
         of, data = found
         kept = {os.fsencode(name): bytes.fromhex(value) for name, value in of.xattrs.items()}
         return Text(data, of.mode, of.uid, of.gid, kept)
+
+    def _is_of_another(self, origin: Origin, old: Version) -> bool:
+        """Whether a file was copied from one that had another name: the view has renamed that over `old`."""
+        number = origin.inode_number()
+        return number != old.stat.st_ino and number in self._inodes
 
     def _of_target(self, place: bytes, st: os.stat_result) -> Text:
         with self._places.parent("target", os.fsdecode(place)) as (parent, name):

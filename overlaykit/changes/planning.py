@@ -162,8 +162,9 @@ class _Planner:
         self.agreed: set[Drop] = set()
         self.mergeable: set[bytes] = {b""}
         self.merged: dict[bytes, Text] = {}
-        self._merger = Merger(comparison, places, base.originals if base.is_lower else None)
         self._inodes = {one.old.stat.st_ino for one in changes if one.old is not None}
+        kept_in = base.originals if base.is_lower else None
+        self._merger = Merger(comparison, places, kept_in, base.began, self._inodes)
         self._sources = {
             one.old_path: one
             for one in changes
@@ -346,10 +347,12 @@ class _Planner:
         if (old is not None and not change.what) or (old is None and new.stat.st_nlink < 2):
             return None
         markers = self._comparison.new.markers
-        if markers.link_count(new.path, upper=new.stat.st_nlink, lower=lambda: 1) is None:
-            return None
+        path = new.path
         try:
-            origin = markers.origin(new.path)
+            count = new.read(
+                lambda: markers.link_count(path, upper=new.stat.st_nlink, lower=lambda: 1)
+            )
+            origin = None if count is None else self._comparison.new.origin(new)
         except PermissionError:
             return None
         return None if origin is None else origin.inode_number()

@@ -110,6 +110,7 @@ class Creation:
         if tree.quota is not None:
             self._require_room(layer_dir.stat())
         tree.copy_up(node)
+        tree.keep_original(directory, name)
         if node.links:
             tree.keep_data_in_reach(node, *node.links[0])
         count = self._links.prepare_link(node)
@@ -156,6 +157,7 @@ class Creation:
         layer_dir = tree.writable_directory(directory, name)
         parent = os.fstat(layer_dir.fd())
         self._require_room(parent)
+        tree.keep_original(directory, name)
         owners = tree.owners
         uid = owners.users.stored_for_new(caller.uid)
         gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored_for_new(caller.gid)

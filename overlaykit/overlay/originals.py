@@ -4,22 +4,28 @@ They are kept if the work directory holds the directory `originals`, which is ma
 is that of a regular file of at most 1 MiB without a NUL. Its name is the origin that the copy in the upper has: so it
 is found under every name of the copy, and never for another file, or for another state of the same one.
 
+A new file that takes the name of one of a layer (`sed -i`, editors, `git checkout`) has no origin. The original of that
+is named by its path in the layers and the time at which the view began, and kept only if it has not changed since then.
+
 Nothing is synced: the checksum tells an original that a crash has cut off. One that cannot be kept is none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, codec
+from overlaykit.overlay import began
 from overlaykit.overlay.beside import work_beside
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
+    from overlaykit.overlay.began import Began
     from overlaykit.overlay.markers import Origin
 
 NAME: Final = b"originals"
@@ -84,10 +90,43 @@ def keep(directory: int, source: int, data: int, st: os.stat_result, origin: Ori
             _write(directory, name, head + b"\n" + content, is_sure=origin.changed_ns is not None)
 
 
+def keep_replaced(
+    directory: int, path: bytes, source: int, st: os.stat_result, since: Began
+) -> None:
+    """Keep the original of a layer's file whose name another file takes; as `keep`.
+
+    `path`: in the layers. `source`: the file, may be O_PATH. `since`: of the upper.
+    """
+    is_first = began.latest(st.st_ctime_ns) <= since.since_ns or st.st_ctime_ns <= since.restored_ns
+    if st.st_size > MOST or not since.is_steady or not is_first:
+        return
+    name = _name_at(path, since)
+    with suppress(OSError):
+        if attributes.stat_or_none(directory, name) is not None:
+            return
+        fd = os.open(f"/proc/self/fd/{source}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = os.read(fd, MOST + 1)
+            is_whole = len(content) == st.st_size and os.fstat(fd).st_ctime_ns == st.st_ctime_ns
+        finally:
+            os.close(fd)
+        if is_whole and is_text(content):
+            _write(directory, name, _head(source, content, st) + b"\n" + content, is_sure=True)
+
+
 def read(directory: int, origin: Origin) -> tuple[Original, bytes] | None:
     """The original of a file and its data; None: none was kept. Raises: OSError."""
+    return _read(directory, _name(origin))
+
+
+def read_replaced(directory: int, path: bytes, since: Began) -> tuple[Original, bytes] | None:
+    """The original of a layer's file at a path, whose name another file took; as `read`."""
+    return _read(directory, _name_at(path, since)) if since.is_steady else None
+
+
+def _read(directory: int, name: bytes) -> tuple[Original, bytes] | None:
     try:
-        fd = os.open(_name(origin), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return None
     with os.fdopen(fd, "rb") as file:
@@ -104,6 +143,11 @@ def read(directory: int, origin: Origin) -> tuple[Original, bytes] | None:
 def _name(origin: Origin) -> bytes:
     name = origin.encode().hex().encode()
     return name if origin.changed_ns is None else b"%b-%d" % (name, origin.changed_ns)
+
+
+def _name_at(path: bytes, since: Began) -> bytes:
+    digest = hashlib.blake2b(path, digest_size=20).hexdigest()
+    return b"at-%b-%d" % (digest.encode(), since.since_ns)
 
 
 def _head(source: int, content: bytes, st: os.stat_result) -> bytes:

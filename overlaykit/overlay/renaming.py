@@ -125,6 +125,8 @@ class Renaming:
                 target=None if target is None else target.kind,
             )
             self._mark_impure(node, new_dir)
+            if not move.is_directory:
+                tree.keep_original(new_directory, new_name)
             reach("rename.prepared")
             tree.whiteouts.move(move)
             reach("rename.done")

@@ -11,13 +11,15 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.overlay import overrides
+from overlaykit.beneath import INODE
+from overlaykit.overlay import began, originals, overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.location import Location
 from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.operation import operation
+from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,6 +275,25 @@ class Tree:
         else:
             node.mark_redirected(target)
             reach("redirect.set")
+
+    def keep_original(self, directory: Directory, name: bytes) -> None:
+        """Before a file takes a name: keep the original of what the lowers have there, if a view does so.
+
+        Does not raise OSError: then there is none.
+        """
+        if self.copyup is None or self.copyup.originals < 0 or self.copyup.quota is not None:
+            return
+        with suppress(OSError):
+            found = self.merge.find_in_lowers(directory, name) if directory.lowers else None
+            if found is None or not stat.S_ISREG(found.stat.st_mode):
+                return
+            source = os.open(found.name, INODE, dir_fd=found.layer_dir.fd())
+            try:
+                since = began.read(self.layers[0].root.proc_path(), self.markers.prefix)
+                path = directory.path_in_lowers(name)
+                originals.keep_replaced(self.copyup.originals, path, source, found.stat, since)
+            finally:
+                os.close(source)
 
     def needs_whiteout(self, directory: Directory, name: bytes) -> bool:
         """Whether a lower has something under this name, so that removing it takes a whiteout."""

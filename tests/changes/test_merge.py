@@ -15,7 +15,7 @@ from overlaykit.overlay import originals
 from ..overlay.inside import directory_for
 from ..posix.sandbox import Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit
-from ..posix.table import File, Layer, Link
+from ..posix.table import Dir, File, Layer, Link
 from .application import apply, at_step, killed, picture, request, resume
 from .workspace import Workspace
 
@@ -222,6 +222,96 @@ def test_a_renamed_file_is_merged_under_its_new_name(workspace: Workspace) -> No
     assert not os.path.lexists(f"{lower}/a")
     applying.undo(lower)
     assert picture(lower) == before
+
+
+def replace() -> None:
+    """As `sed -i`."""
+    write("new", FIRST)
+    os.chmod("new", stat.S_IMODE(os.stat("a").st_mode))
+    os.rename("new", "a")
+
+
+def unlink_and_create() -> None:
+    """As `git checkout`."""
+    os.unlink("a")
+    write("a", FIRST)
+
+
+def back_up_and_create() -> None:
+    """As editors do."""
+    os.rename("a", "a~")
+    write("a", FIRST)
+    os.unlink("a~")
+
+
+def write_and_replace() -> None:
+    write("a", BASE.replace(b"line 5", b"written first"))
+    replace()
+
+
+def link_over() -> None:
+    write("new", FIRST)
+    os.unlink("a")
+    os.link("new", "a")
+    os.unlink("new")
+
+
+@pytest.mark.parametrize(
+    "in_view", [replace, unlink_and_create, back_up_and_create, write_and_replace, link_over]
+)
+@pytest.mark.parametrize("where", [".", "d/e"])
+def test_a_file_that_both_have_replaced_is_merged(
+    workspace: Workspace, in_view: Callable[[], None], where: str
+) -> None:
+    lower = workspace.add({"d": Dir(), "d/e": Dir(), f"{where}/a": File(BASE, mode=0o644)})
+    with workspace.mounted() as view:
+        if where != ".":
+            os.rename("d", "D")
+        os.chdir(os.path.join(view, where.replace("d", "D", 1)))
+        in_view()
+        os.chdir(view)
+    write(f"{lower}/{where}/new", LAST)
+    os.chmod(f"{lower}/{where}/new", 0o644)
+    os.rename(f"{lower}/{where}/new", f"{lower}/{where}/a")
+    before = picture(lower)
+    assert merge(workspace).merged
+    assert read(os.path.join(lower, where.replace("d", "D", 1), "a")) == BOTH
+    applying.undo(lower)
+    assert picture(lower) == before
+
+
+def test_a_file_that_was_changed_before_it_was_replaced_has_no_original(
+    workspace: Workspace,
+) -> None:
+    lower = workspace.add({"a": File(BASE)})
+    with workspace.mounted():
+        write(f"{lower}/a", LAST)
+        replace()
+    assert reason(merge(workspace)) == "no original was kept"
+    assert read(f"{lower}/a") == LAST
+
+
+@pytest.mark.parametrize("content", [BASE, b"\0"], ids=["text", "binary"])
+def test_what_is_renamed_over_a_file_is_not_merged_from_what_it_was_itself(
+    workspace: Workspace, content: bytes
+) -> None:
+    """The view's change would be lost: it is that the one file has the place of the other."""
+    tree: Layer = {"a": File(content, mode=0o644), "b": File(FIRST, mode=0o644)}
+    lower = changed(workspace, tree, lambda: os.rename("b", "a"))
+    write(f"{lower}/a", LAST)
+    outcome = merge(workspace)
+    assert bool(outcome.conflicts) == (content != BASE)
+    assert read(f"{lower}/a") == (BOTH if content == BASE else LAST)
+
+
+def test_a_file_is_replaced_where_no_original_can_be_kept(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(BASE)})
+    with workspace.mounted():
+        os.rmdir(originals.beside(workspace.upper))
+        replace()
+        assert read("a") == FIRST
+    write(f"{lower}/a", LAST)
+    assert reason(merge(workspace)) == "no original was kept"
 
 
 def test_metadata_that_both_have_changed_are_a_conflict(workspace: Workspace) -> None:
