@@ -77,13 +77,16 @@ class RootFs:
                 self.network.connect(
                     namespace.RootMount(mount=self.root.mount, user_namespace=user), spec.names
                 )
+            lacks = _lacks_originals(spec, self.root.driver, limit) if spec.originals else ""
+            self._notes = (f"no originals are kept: {lacks}",) if lacks else ()
             self._undo = undo.pop_all()
             undo_upper.pop_all()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Restrictions that a user may not expect, a line each."""
-        return self.root.notes + (() if self.network is None else self.network.notes)
+        of_network = () if self.network is None else self.network.notes
+        return self.root.notes + of_network + self._notes
 
     @property
     def holds(self) -> tuple[int, ...]:
@@ -196,3 +199,14 @@ class RootFs:
         if spec.originals:
             upper.keep_originals(kept)
         return kept
+
+
+def _lacks_originals(spec: ViewSpec, driver: str, limit: Limit | None) -> str:
+    """Why a view that shall keep originals keeps none; empty: it does."""
+    if spec.upper is None:
+        return "the changes are dropped at the end, without --name or --upper"
+    if driver == drivers.KERNEL:
+        return "the kernel's driver keeps none"
+    if limit is not None and limit.project is None:
+        return "with a --disk that overlaykit counts itself"
+    return ""

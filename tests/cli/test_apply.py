@@ -188,6 +188,13 @@ def test_texts_that_both_have_changed_are_merged(user: TestUser) -> None:
     edit = ("-v", "/usr:/usr:ro", "--", "sh", "-c", "echo x >> /w/text")
     for name, *more in (["kept", "--keep-originals"], ["plain"]):
         user.succeeds("run", "--name", name, *more, "-l", lower, *edit)
+    temporary = user.overlaykit("run", "--keep-originals", "-l", lower, *edit)
+    assert "no originals are kept: the changes are dropped at the end" in temporary.stderr
+    if user.is_root:
+        kernel = ("--driver", "kernel", "--upper", user.path("upper"), "--keep-originals")
+        user.directory("upper")
+        done = user.overlaykit("run", *kernel, "-l", lower, *edit)
+        assert "no originals are kept: the kernel's driver keeps none" in done.stderr
     user.write(path, "host\n2\n3\n")
     assert "--merge first merges texts" in user.overlaykit("apply", "kept").stderr
     assert "--merge" not in user.overlaykit("apply", "plain").stderr
