@@ -113,7 +113,7 @@ def test_changes_that_modes_close_to_the_user_are_seen_applied_and_taken_back(
             for line in ("closed/in/g", "closed/l", "closed/h", "shut/x", "shut/y", "changed"):
                 assert f"{path}/{line}" in listed
             assert "\n+2\n" in user.succeeds("diff", "--patch", "kept")
-            for options in (["--keep"], ["--theirs"], ["--theirs"]):
+            for options in (["--keep"], ["--theirs"]):
                 assert user.overlaykit("apply", *options, "kept").returncode == 0
                 applied = seen(path)
                 assert applied["closed"][0] == applied["closed/in"][0] == applied["old"][0] == 0
