@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import codec, projects, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse import channel, cleanup, daemon_log, limits, no_open
+from overlaykit.fuse import channel, cleanup, daemon_log, limits, no_open, unmount
 from overlaykit.fuse.daemon_start import WRITTEN
 from overlaykit.fuse.directories import Directories
 from overlaykit.fuse.spec import (
@@ -83,27 +83,10 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
         limits.serve_everyone()
     if spec.options.by_project:
         projects.heed_limits()
-    null = -1
-    ready = False
-
-    def on_ready(device: int, detached: int) -> None:
-        nonlocal ready
-        _redirect_stderr(null)
-        descriptors = [detached] if detached >= 0 else []
-        notes = (*limits.notes(writable=spec.upper is not None), *no_open.notes(spec))
-        reply = Ready(device, notes)
-        channel.send(parent, codec.encode(reply), descriptors)
-        ready = True
-
-    def on_written() -> None:
-        # The parent may have ended.
-        with contextlib.suppress(OSError):
-            parent.sendall(WRITTEN)
-
+    told = None
     try:
-        # It is out of reach once the mount is ready.
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        run(spec, directories, listener, parent, on_ready, on_written, image)
+        told = _Parent(parent, spec)
+        run(spec, directories, listener, told, image)
     except UpperInUse as error:
         failure = Failed(message=str(error), upper_locked_by=error.args[1])
     except Error as error:
@@ -115,12 +98,43 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
         raise
     else:
         _exit()
-    if ready:
+    if told is not None and told.has_begun:
         log.error("the mount ended: %s", failure)
         sys.exit(Error.exit_code)
     # The failure may be that the parent has ended.
     with contextlib.suppress(BrokenPipeError):
         parent.sendall(codec.encode(failure))
+
+
+class _Parent:
+    """Implements `session.Parent`. `has_begun`: the mount is ready, so the parent hears of no failure."""
+
+    def __init__(self, connection: socket.socket, spec: MountSpec) -> None:
+        self._connection = connection
+        self._spec = spec
+        self.has_begun = False
+        # It is out of reach once the mount is ready.
+        self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def require(self) -> None:
+        # It sends nothing more, so its socket is readable only then.
+        if unmount.readable_within(self._connection.fileno(), 0):
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    def ready(self, device: int, detached: int = -1) -> None:
+        # Daemonize, last step: messages go to the log only from now on.
+        os.dup2(self._null, 2)
+        os.close(self._null)
+        writable = self._spec.upper is not None
+        reply = Ready(device, (*limits.notes(writable=writable), *no_open.notes(self._spec)))
+        descriptors = [detached] if detached >= 0 else []
+        channel.send(self._connection, codec.encode(reply), descriptors)
+        self.has_begun = True
+
+    def written(self) -> None:
+        # The parent may have ended.
+        with contextlib.suppress(OSError):
+            self._connection.sendall(WRITTEN)
 
 
 def _receive_spec(
@@ -150,12 +164,6 @@ def _leave_working_directory() -> None:
     """Daemonize, first step: leave the parent's working directory and umask. `Daemon` has made the new session."""
     os.chdir("/")
     os.umask(0)
-
-
-def _redirect_stderr(null: int) -> None:
-    """Daemonize, last step: close the parent's standard error. Messages go to the log only from then on."""
-    os.dup2(null, 2)
-    os.close(null)
 
 
 def _exit() -> NoReturn:

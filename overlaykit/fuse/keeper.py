@@ -33,7 +33,10 @@ log: Final = logging.getLogger(__name__)
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT)
 """Signals that a daemon handles."""
 
-_BLOCKED: Final = (*FORWARDED, signal.SIGCHLD)
+_BEGUN: Final = signal.SIGUSR1
+"""A daemon sends it to its keeper once it serves."""
+
+_BLOCKED: Final = (*FORWARDED, _BEGUN, signal.SIGCHLD)
 _NOTIFICATION: Final = struct.Struct("=IiQ")
 """struct fuse_out_header: length, code, and 0."""
 
@@ -63,9 +66,10 @@ def share() -> bool:
     return True
 
 
-def keep(rest: Callable[[], bool] | None = None) -> bool:
+def keep(on_begun: Callable[[], None], rest: Callable[[], bool] | None = None) -> bool:
     """Fork a daemon, and return in it, with the signals blocked. The keeper never returns.
 
+    `on_begun`: what the keeper does once the first daemon serves; if that raises OSError, the daemon is ended.
     `rest`: what the keeper does after a while; it returns whether it is done.
     Returns: whether the daemon takes over from one that was killed. Requires: no other thread runs.
     """
@@ -75,6 +79,7 @@ def keep(rest: Callable[[], bool] | None = None) -> bool:
     rests = iter(_REST_SECONDS if rest is not None else ())
     own = _descriptors()
     takes_over = False
+    awaited = [on_begun]
     requests = vain = 0
     while True:
         began = time.monotonic()
@@ -84,7 +89,7 @@ def keep(rest: Callable[[], bool] | None = None) -> bool:
             if os.getppid() != keeper:
                 os._exit(1)
             return takes_over
-        while (status := _wait(daemon, next(rests, None))) is None:
+        while (status := _wait(daemon, next(rests, None), awaited)) is None:
             if rest is not None and rest():
                 rests = iter(())
         if not os.WIFSIGNALED(status):
@@ -107,6 +112,11 @@ def keep(rest: Callable[[], bool] | None = None) -> bool:
                 if error.errno != errno.EBADF:  # it was the listing's own
                     log.warning("closing a descriptor: %s", error)
         takes_over = True
+
+
+def begin(keeper: int) -> None:
+    """Tell the keeper that this daemon serves."""
+    os.kill(keeper, _BEGUN)
 
 
 def let_signals_arrive() -> None:
@@ -134,8 +144,11 @@ def _fork() -> int:
     os._exit(1)
 
 
-def _wait(daemon: int, seconds: float | None) -> int | None:
-    """Wait until the daemon ends, and pass signals on to it. Returns: its status; None after `seconds`."""
+def _wait(daemon: int, seconds: float | None, awaited: list[Callable[[], None]]) -> int | None:
+    """Wait until the daemon ends, and pass signals on to it. Returns: its status; None after `seconds`.
+
+    `awaited`: called, and taken away, once the daemon serves.
+    """
     while True:
         if seconds is None:
             number: int = signal.sigwait(_BLOCKED)
@@ -144,6 +157,14 @@ def _wait(daemon: int, seconds: float | None) -> int | None:
             if info is None:
                 return None
             number = info.si_signo
+        if number == _BEGUN:
+            try:
+                while awaited:
+                    awaited.pop()()
+            except OSError as error:
+                log.warning("nobody waits for the mount: %s", error)
+                os.kill(daemon, signal.SIGTERM)
+            continue
         if number != signal.SIGCHLD:
             os.kill(daemon, number)
             continue

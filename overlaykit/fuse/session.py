@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import gc
 import logging
 import os
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -48,21 +47,35 @@ _GARBAGE_OBJECTS: Final = 10_000
 log: Final = logging.getLogger(__name__)
 
 
+class Parent(Protocol):
+    """The process that has started the daemon.
+
+    `has_begun`: the mount is ready, so it hears of no failure.
+    """
+
+    has_begun: bool
+
+    def require(self) -> None:
+        """Raise ConnectionResetError if it has ended."""
+
+    def ready(self, device: int, detached: int = -1) -> None:
+        """Tell it that the mount answers: its device number (st_dev), and the detached mount (-1: it is attached)."""
+
+    def written(self) -> None:
+        """Tell it that all that was written is in the upper."""
+
+
 def run(
     spec: MountSpec,
     directories: Directories,
     listener: socket.socket,
-    parent: socket.socket,
-    on_ready: Callable[[int, int], None],
-    on_written: Callable[[], None],
+    parent: Parent,
     image: Image | None = None,
 ) -> None:
     """Serve a mount from beginning to end.
 
-    `on_ready` is called once the mount answers, with its device number (st_dev) and the detached mount (-1: attached).
-    If `parent` has ended before, nothing is mounted. `on_written` is called once all that was written is in the upper.
     `image`: what the daemon shares with others while it is idle.
-    Raises: Error or OSError, before `on_ready` was called, if it cannot be mounted.
+    Raises: Error or OSError; before `parent` was told that the mount is ready, if it cannot be mounted.
     Ensures: `directories` is closed.
     With `spec.restart` the process becomes the keeper of the mount, and a child serves it, in which this returns.
     """
@@ -99,16 +112,21 @@ def run(
             passes = connection.passes_through and passthrough.takes_files(connection.device)
             if not passes and spec.options.data == "passthrough":
                 raise passthrough.NoPassthrough
-            _fail_without(parent)
+            parent.require()
             start = _start(spec, target, stage, detached)
-            on_ready(start.device, detached if start.mounted is None else -1)
+            begin: Callable[[], None] = functools.partial(parent.ready, start.device)
             if start.mounted is None:
+                # The parent has more to do before it uses the mount.
+                parent.ready(start.device, detached)
                 # An open descriptor would keep the mount.
                 os.close(detached)
+                begin = _nothing
             kept = None
             if is_kept and has_plane:
                 filesystem.release_descriptors()
-                kept = _Kept(os.getpid(), takes_over=keeper.keep(rest))
+                kept = _Kept(os.getpid(), takes_over=keeper.keep(begin, rest))
+                begin = functools.partial(keeper.begin, kept.keeper)
+                parent.has_begun = True
             if has_plane:
                 is_live = any(layer.recursive for layer in spec.layers)
                 operations.begin_plane(is_kept=kept is not None, is_live=is_live)
@@ -116,17 +134,21 @@ def run(
                 operations.take_over(connection.device)
             if passes:
                 operations.begin_passthrough(connection.device)
-            trio.run(_serve, start, kept, operations, poller, connection, listener)
+            trio.run(_serve, start, kept, operations, poller, connection, listener, begin)
         except BaseExceptionGroup as group:
             raise _only(group) from group
         finally:
             connection.close()
-    on_written()
+    parent.written()
     for number, layer in enumerate(spec.layers):
         if layer.recursive:
             # A directory on which one of its mounts lies cannot be removed.
             unmount.detach_own(f"/{tree_name(number)}")
     cleanup.remove(start.left)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _only(error: BaseException) -> BaseException:
@@ -198,7 +220,9 @@ async def _serve(
     poller: Poller,
     connection: Connection,
     listener: socket.socket,
+    begin: Callable[[], None],
 ) -> None:
+    """Serve until the mount is gone. `begin` is called once requests are answered at once."""
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
         keeper.let_signals_arrive()
@@ -215,6 +239,7 @@ async def _serve(
             )
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
+        begin()
 
 
 def _leave_mounts(spec: MountSpec, stage: int) -> Cleanup:
@@ -240,12 +265,6 @@ def _attach(path: str, target: int, detached: int) -> Mount:
         # It is unmounted already.
         raise mountpoints.NotMounted(path)
     return mounted
-
-
-def _fail_without(parent: socket.socket) -> None:
-    """Raise if the parent has ended: it sends nothing more, so its socket is readable only then."""
-    if unmount.readable_within(parent.fileno(), 0):
-        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 async def _answer_requests(

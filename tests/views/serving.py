@@ -66,9 +66,9 @@ def daemon_of(name: str) -> int:
 
 
 def kept_mount(target: str) -> About:
-    """A mount with a keeper. That forks the daemon a moment after the mount can be used: waits until it has."""
-    while not (about := Registry().find(target).about).keeper:
-        pass
+    """A mount with a keeper, whose daemon serves as soon as `overlaykit mount` ends."""
+    about = Registry().find(target).about
+    assert about.keeper
     return about
 
 
