@@ -226,7 +226,7 @@ kept_recover(void)
     plane.forgotten = NULL;
     plane.crossing_count = plane.crossing_room = plane.forgotten_count = plane.forgotten_room = 0;
     plane.files = plane.directories = plane.hand = plane.names_kept = 0;
-    plane.forgets = plane.spins = plane.resent = false;
+    plane.forgets = plane.resent = false;
     for (struct node *node = next_node(NULL); node; node = next_node(node)) {
         leave(node);
         plane.count++;

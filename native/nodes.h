@@ -19,7 +19,6 @@ enum {
     OPCODES = 64,
     LATENCIES = 16,
     BEGUN = 1 << 12,
-    MOST_SKIPPED = 100,
     MOST_CLOSED = 1 << 10,
     MANY_FORGOTTEN = 256,
     MOST_WITH_CHANGES = 1 << 15,
@@ -110,8 +109,6 @@ struct state {
     uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
     uint32_t uid, gid;
     int static_nlink, xattr, acl, may_spin, no_open, keeps_names; /* set by PyArg_ParseTuple */
-    bool spins;
-    unsigned vain, skipped; /* waits without sleep */
     struct node **crossing;
     size_t crossing_count, crossing_room;
     struct forgotten {

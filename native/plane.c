@@ -44,11 +44,20 @@
 #define FIRST_GENERATION 2             /* 1 is NAME_ONLY */
 #define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
 #define LATE_AT_MOST (10 * SECOND)
-#define PROMPT_NS 40000LL  /* a request that follows within this time is awaited without sleep */
-#define TURN_NS 10000000LL /* after this time others of Python's tasks run */
+#define MILLISECOND (SECOND / 1000)
+#define PROMPT_NS 40000LL      /* a request that follows within this time needs no sleep */
+#define LONG_CYCLE_NS 200000LL /* from one request to the next: longer ones count as this, */
+#define IDLE_NS MILLISECOND    /* and what is longer than this was the program's */
+
+enum {
+    TURN_MS = 10, /* after this time others of Python's tasks run */
+    TRIAL = 32,   /* requests (choose_wait) */
+    TERM = 1 << 12,
+};
 
 static struct state own;
 struct state *native_plane = &own;
+static bool spins; /* as it waits for requests */
 
 /* Of each opcode: the nanoseconds that all of its requests took, and how many took less than
  * 1024 << n (fuse/statistics.py). */
@@ -1471,13 +1480,37 @@ count_request(uint32_t opcode, int64_t nanoseconds)
     counts[opcode % OPCODES][1 + latency]++;
 }
 
-/* Answer requests until one is Python's (`pending`), the mount is gone (`ended`), Python's other
- * tasks are due, or no request has come for `wait` milliseconds. Returns whether none has come. */
-static bool
-run(int wait, bool polls)
+/* Choose how requests are awaited, by the times from one to the next: asleep, or spinning, which
+ * saves a wake-up if a processor is free, and takes the program's if none is. A term of requests
+ * begins with some of each. */
+static void
+choose_wait(int64_t cycle)
 {
-    int64_t began = now_on(CLOCK_MONOTONIC), waiting = began;
-    struct pollfd watched = {.fd = plane.device, .events = POLLIN};
+    static int64_t cycles[2]; /* the sums, asleep and spinning */
+    static unsigned count;
+    if (cycle > IDLE_NS)
+        return;
+    cycles[spins] += cycle < LONG_CYCLE_NS ? cycle : LONG_CYCLE_NS;
+    if (++count == TRIAL)
+        spins = plane.may_spin;
+    else if (count == 2 * TRIAL)
+        spins = plane.may_spin && cycles[true] < cycles[false] * 7 / 8;
+    else if (count == TERM) {
+        spins = false;
+        count = 0;
+        cycles[true] = cycles[false] = 0;
+    }
+}
+
+/* Answer requests until one is Python's (`pending`), the mount is gone (`ended`), Python's other
+ * tasks are due (`tasks` is readable), or no request has come for a while: at first `wait`
+ * milliseconds. Returns whether Python may wait for requests, too. */
+static bool
+run(int tasks, int wait, bool polls)
+{
+    int64_t began = now_on(CLOCK_MONOTONIC), waiting = began, last = 0;
+    struct pollfd watched[] = {{.fd = plane.device, .events = POLLIN},
+                               {.fd = tasks, .events = POLLIN}};
     for (;;) {
         struct fuse_in_header *header = (void *)plane.block;
         struct iovec parts[] = {{&plane.reading, sizeof plane.reading},
@@ -1486,8 +1519,9 @@ run(int wait, bool polls)
         if (size >= (ssize_t)sizeof(struct fuse_in_header)) {
             *header = plane.reading;
             int64_t started = now_on(CLOCK_MONOTONIC);
-            if (plane.spins)
-                plane.vain = 0;
+            if (last)
+                choose_wait(started - last);
+            last = started;
             bool refused =
                 !is_well_formed(header, (size_t)size, BLOCK_BYTES) || !kept_begin(header);
             if (refused && wants_reply(header))
@@ -1502,7 +1536,7 @@ run(int wait, bool polls)
             }
             waiting = now_on(CLOCK_MONOTONIC);
             count_request(header->opcode, waiting - started);
-            if (waiting - began > TURN_NS || plane.forgets)
+            if (waiting - began > TURN_MS * MILLISECOND || plane.forgets)
                 return false;
             continue;
         }
@@ -1512,20 +1546,14 @@ run(int wait, bool polls)
             plane.ended = true;
             return false;
         }
-        if (polls && plane.spins) {
-            if (now_on(CLOCK_MONOTONIC) - waiting < PROMPT_NS)
-                continue;
-            /* Another program needs the processor: more and more requests are awaited asleep. */
-            plane.vain = plane.vain < MOST_SKIPPED ? 2 * plane.vain + 1 : plane.vain;
-            plane.skipped = plane.vain;
-            plane.spins = false;
-        }
-        if (!polls || poll(&watched, 1, wait) <= 0)
+        if (!polls)
             return true;
-        if (plane.skipped)
-            plane.skipped--;
-        else
-            plane.spins = plane.may_spin && now_on(CLOCK_MONOTONIC) - waiting < PROMPT_NS;
+        if (spins && now_on(CLOCK_MONOTONIC) - waiting < PROMPT_NS)
+            continue;
+        if (poll(watched, 2, wait) <= 0 || !watched[0].revents)
+            return true;
+        /* Later than the next tick of the processor, whose timer is left alone then. */
+        wait = TURN_MS;
     }
 }
 
@@ -1591,15 +1619,15 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 PyObject *
 py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    int device, milliseconds, polls;
+    int device, tasks, milliseconds, polls;
     bool idle;
-    if (!PyArg_ParseTuple(args, "iip", &device, &milliseconds, &polls))
+    if (!PyArg_ParseTuple(args, "iiip", &device, &tasks, &milliseconds, &polls))
         return NULL;
     plane.device = device;
     if (plane.pending || plane.ended)
         Py_RETURN_FALSE;
     Py_BEGIN_ALLOW_THREADS;
-    idle = run(milliseconds, polls != 0);
+    idle = run(tasks, milliseconds, polls != 0);
     Py_END_ALLOW_THREADS;
     return PyBool_FromLong(idle);
 }

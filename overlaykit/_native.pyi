@@ -256,10 +256,11 @@ def plane_start(
     names may be read once, after a few of them were missing.
     """
 
-def plane_wait(device: int, milliseconds: int, polls: bool, /) -> bool:
+def plane_wait(device: int, tasks: int, milliseconds: int, polls: bool, /) -> bool:
     """Answer requests of a non-blocking session until one is Python's, which libfuse receives next.
 
-    `polls`: wait `milliseconds` for requests, and await those that come promptly without sleep.
+    `polls`: wait `milliseconds` for a request, and after the first one 10 ms for each, unless the descriptor `tasks`
+    (-1: none) becomes readable.
 
     Returns: whether there was no request; false also after 10 ms, and once the mount is gone.
     """

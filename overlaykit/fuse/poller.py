@@ -2,12 +2,13 @@
 
 A program that got a reply sends its next request at once. For each request pyfuse3 takes three turns of the scheduler,
 longer than most replies. So the data plane reads the requests, and answers what it can; the scheduler gets a turn when
-it has none for `_POLL_MILLISECONDS`, and at the latest after `_SCHEDULER_TURN_SECONDS`. The lock takes no turn while it
-is free. While a thread is at work, the scheduler waits for requests.
+it has an event and there is no request, when Python has just answered one and none comes for `_POLL_MILLISECONDS`, and
+at the latest after `_SCHEDULER_TURN_SECONDS`. The lock takes no turn while it is free. While a thread is at work, the
+scheduler waits for requests.
 
-While each request follows the last reply within 0.1 ms, the plane spins instead of sleeping, if there is a second
-processor for the program that asks: waking up takes longer than most replies, above all in a virtual machine. One late
-request ends the spinning until a request comes promptly again.
+The plane sleeps between two requests, or spins: waking up takes longer than most replies, above all in a virtual
+machine, but if the other processors are busy, spinning takes the time of the program that asks. It tries both, and goes
+on with what brings the next request sooner (native/plane.c: choose_wait).
 
 A function that runs in a thread is awaited in the same way: for `patience_seconds` without the scheduler, whose part in
 it takes longer than the copy of a small file. A slow function ends that until one is quick again.
@@ -62,6 +63,7 @@ class Poller:
     def __init__(self, rest: Callable[[], bool] | None = None) -> None:
         self.plane: Plane | None = None
         self._device = -1
+        self._tasks = -1
         self._last_scheduler_turn = 0.0
         self._threads = 0
         self._rest = rest
@@ -109,7 +111,9 @@ class Poller:
 
         Raises trio.ClosedResourceError after `notify_closing`.
         """
-        self._device = fd
+        if self._device != fd:
+            self._device = fd
+            self._tasks = task_events()
         while self.plane is not None:
             now = time.monotonic()
             polls = self.polls and not self._threads
@@ -117,7 +121,7 @@ class Poller:
             if polls and due:
                 await trio.lowlevel.checkpoint()
                 self._last_scheduler_turn = now
-            is_idle = _native.plane_wait(fd, _POLL_MILLISECONDS, polls)
+            is_idle = _native.plane_wait(fd, self._tasks, _POLL_MILLISECONDS, polls)
             self.plane.take_back()
             if not is_idle:
                 if self.plane.answer_after_grant():
@@ -144,6 +148,18 @@ class Poller:
                 break
             delay *= 2
         return False
+
+
+def task_events() -> int:
+    """The descriptor that is readable once trio has an event for a task: its own poll's.
+
+    Returns: -1 if this trio keeps it elsewhere. Other tasks then wait until no request comes. Requires: a task runs.
+    """
+    try:
+        events: int = trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager._epoll.fileno()
+    except AttributeError:
+        return -1
+    return events
 
 
 class _Job:

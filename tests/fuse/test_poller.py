@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from overlaykit.fuse.poller import Poller
+from overlaykit.fuse.poller import Poller, task_events
 
 from ..overlay.inside import as_ordinary_user
 
@@ -66,6 +67,22 @@ def test_other_tasks_run_between_requests_and_without_any() -> None:
             nursery.cancel_scope.cancel()
 
     run(answer)
+
+
+def test_the_plane_sees_when_other_tasks_have_an_event() -> None:
+    async def main() -> None:
+        read, write = os.pipe()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, read)
+            await trio.testing.wait_all_tasks_blocked()
+            events = task_events()
+            assert select.select([events], [], [], 0)[0] == []
+            os.write(write, b"x")
+            assert select.select([events], [], [], 0)[0] == [events]
+        os.close(read)
+        os.close(write)
+
+    trio.run(main)
 
 
 def test_a_quick_function_in_a_thread_costs_no_turn_of_the_scheduler() -> None:

@@ -82,7 +82,7 @@ class Wire:
     def send(self, raw: bytes) -> bytes | None:
         """Send a request. Returns: what is passed to Python; None if nothing is."""
         self.ours.send(raw)
-        _native.plane_wait(self.device.fileno(), 0, False)
+        _native.plane_wait(self.device.fileno(), -1, 0, False)
         result = ctypes.c_int(0)
         assert self.library.plane_receive(ctypes.byref(self.buffer), ctypes.byref(result))
         return ctypes.string_at(self.buffer.mem, result.value) if result.value > 0 else None
@@ -1087,7 +1087,7 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         """Send a request that is not passed to Python yet."""
         raw = _HEADER.pack(_HEADER.size + len(body), opcode, 2, ROOT, 0, 0, 0, 0, 0) + body
         wire.ours.send(raw)
-        assert not _native.plane_wait(wire.device.fileno(), 0, False)
+        assert not _native.plane_wait(wire.device.fileno(), -1, 0, False)
 
     listing = struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0)
     for times, (opcode, body) in enumerate(
@@ -1208,7 +1208,7 @@ def test_a_daemon_that_may_be_killed_has_the_memory_for_any_request() -> None:
         request = _HEADER.pack(80 + LONG, WRITE, 2 + 2 * number, ROOT, 0, 0, 0, 0, 0)
         wire.ours.send(request + struct.pack("=QQIIQII", 0, 0, LONG, 0, 0, 0, 0) + bytes(LONG))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        _native.plane_wait(wire.device.fileno(), 0, False)
+        _native.plane_wait(wire.device.fileno(), -1, 0, False)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 100
         result = ctypes.c_int(0)
         assert wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(result))
@@ -1299,3 +1299,18 @@ def test_no_node_is_lost_by_a_daemon_that_is_killed_while_it_takes_over() -> Non
     for name, nodeid in zip(names, nodeids, strict=True):
         ((above, left, crossed, lookups, *_),) = _native.plane_fetch(nodeid, b"")
         assert (above, left, crossed, lookups) == (ROOT, name, nodeid, 1)
+
+
+@sandboxed
+def test_other_tasks_end_a_wait_for_requests_but_come_after_those_that_are_there() -> None:
+    write("f")
+    wire = Wire()
+    grant()
+    read, written = os.pipe()
+    os.write(written, b"x")
+    raw = _HEADER.pack(_HEADER.size + 2, LOOKUP, 2, ROOT, 0, 0, 0, 0, 0) + b"f\0"
+    wire.ours.send(raw)
+    assert _native.plane_wait(wire.device.fileno(), read, -1, True)
+    assert _OUT.unpack_from(wire.ours.recv(1 << 10))[1:] == (0, 2)
+    os.close(read)
+    os.close(written)
