@@ -1996,14 +1996,20 @@ py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_read_in *listing = (void *)(header + 1);
-    bool lists = is_one_of(header->opcode, BIT(FUSE_READDIR) | BIT(FUSE_READDIRPLUS));
-    if (!plane.pending || (lists ? listing->offset != 0 : header->opcode != FUSE_LOOKUP))
+    const uint32_t opcode = header->opcode;
+    bool lists = is_one_of(opcode, BIT(FUSE_READDIR) | BIT(FUSE_READDIRPLUS));
+    bool makes = is_one_of(opcode, BIT(FUSE_CREATE) | BIT(FUSE_MKDIR) | BIT(FUSE_SYMLINK));
+    if (!plane.pending || (lists ? listing->offset != 0 : !makes && opcode != FUSE_LOOKUP))
         Py_RETURN_NONE;
     struct node *node = node_of_python(header->nodeid);
-    if (!node || node->names || (lists && node->changes))
+    if (!node || (makes ? !is_own(header) : node->names != NULL) ||
+        ((lists || makes) && node->changes))
         Py_RETURN_NONE;
-    return Py_BuildValue("KIN", (unsigned long long)node->id, ++node->asked_of_python,
-                         PyBool_FromLong(lists));
+    size_t before = opcode == FUSE_CREATE  ? sizeof(struct fuse_create_in)
+                    : opcode == FUSE_MKDIR ? sizeof(struct fuse_mkdir_in)
+                                           : 0;
+    return Py_BuildValue("KIIIy", (unsigned long long)node->id, ++node->asked_of_python, opcode,
+                         header->pid, lists ? "" : (const char *)listing + before);
 }
 
 PyObject *

@@ -354,11 +354,11 @@ def plane_resolve(
     Returns: whether it is granted.
     """
 
-def plane_wanted() -> tuple[int, int, bool] | None:
-    """The nodeid of a directory of Python's that the pending request looks a name up in, or begins to list.
+def plane_wanted() -> tuple[int, int, int, int, bytes] | None:
+    """The nodeid of a directory of Python's that the pending request looks a name up in, lists or makes one in.
 
-    Also: how many times it was asked for, and whether it is to be listed. None for any other request, and for a
-    directory whose names the plane knows.
+    Also: how many times it was asked for, the request's opcode, the caller's process, and the name (empty to list).
+    None for any other request, for a directory whose names the plane knows, and for one where it makes names.
     """
 
 def plane_retry() -> bool:

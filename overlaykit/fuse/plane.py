@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, attributes
 from overlaykit.fuse.statistics import LATENCIES, of_opcodes
+from overlaykit.overlay.callers import asking
 from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.numbering import FIRST_FREE
 
@@ -42,6 +43,9 @@ _NAMES_FOR_A_REQUEST: Final = 64
 a directory's names are read if they are no more than this for each: which takes no longer than the requests did."""
 _MOST_RESOLVED: Final = 1 << 15
 _FORGOTTEN: Final = struct.Struct("=Qq")
+_LISTING: Final = (28, 44)
+_MAKING: Final = (35, 9, 6)
+"""READDIR and READDIRPLUS; CREATE, MKDIR and SYMLINK (include/uapi/linux/fuse.h)."""
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
 _ENTRY_BYTES: Final = 512
@@ -166,14 +170,16 @@ class Plane:
         wanted = _native.plane_wanted() if self._is_on else None
         if wanted is None:
             return False
-        nodeid, times, is_listed = wanted
+        nodeid, times, opcode, pid, name = wanted
         directory = self._filesystem.nodes.by_nodeid.get(nodeid)
         if not isinstance(directory, Directory):
             return False
         try:
-            if not directory.merged:
+            if opcode in _MAKING:
+                is_new = self._offer_copied_up(directory, name, pid)
+            elif not directory.merged:
                 is_new = self.offer(directory)
-            elif is_listed:
+            elif opcode in _LISTING:
                 is_new = self._resolve(directory, _MOST_RESOLVED)
             elif _is_power_of_4(times):
                 is_new = self._resolve(directory, min(_NAMES_FOR_A_REQUEST * times, _MOST_RESOLVED))
@@ -237,6 +243,17 @@ class Plane:
             return _native.plane_grant_changes(directory.nodeid, upper.fd(), base, lowers)
         except OSError:  # a request says what fails
             return False
+
+    def _offer_copied_up(self, directory: Directory, name: bytes, pid: int) -> bool:
+        """As `offer_changes`, for the process that makes a name in the directory, which is copied up for that."""
+        if self._upper_device < 0 or len(directory.lowers) > _MOST_LOWERS:
+            return False
+        asking.set(pid)
+        try:
+            self._filesystem.tree.writable_directory(directory, name)
+        except OSError:  # the request says so
+            return False
+        return self.offer_changes(directory)
 
     def give(self, node: Node) -> None:
         """Give a file of the upper to the plane, with its open file, if all of it can be the plane's.

@@ -50,7 +50,7 @@ IN_PYTHON: Mapping[str, float] = {
     "list/first": 0.02,
     "read/first": 0.03,
     "read/warm": 0,
-    "create/small": 0.2,
+    "create/small": 0.05,
     "unlink/upper": 0.1,
     "rename/upper": 0.1,
     "tar/extract": 0.07,

@@ -1094,7 +1094,7 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         ((LOOKUP, b"f\0"), (READDIRPLUS, listing), (READDIR, listing)), start=1
     ):
         hold(opcode, body)
-        assert _native.plane_wanted() == (ROOT, times, opcode != LOOKUP)
+        assert _native.plane_wanted() == (ROOT, times, opcode, 0, b"f" * (opcode == LOOKUP))
         assert not _native.plane_retry()
         assert resolve({"f": 0})
         assert _native.plane_retry()
