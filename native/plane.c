@@ -50,8 +50,10 @@
 #define IDLE_NS MILLISECOND    /* and what is longer than this was the program's */
 
 enum {
-    TURN_MS = 10, /* after this time others of Python's tasks run */
-    TRIAL = 32,   /* requests (choose_wait) */
+    TURN_MS = 10,   /* after this time others of Python's tasks run */
+    MOST_LATE = 16, /* READs at once */
+    MOST_LATE_BYTES = 1 << 16,
+    TRIAL = 32, /* requests (choose_wait) */
     TERM = 1 << 12,
 };
 
@@ -874,18 +876,48 @@ shared_handle(struct node *node, bool writes)
     return handle;
 }
 
+/* READs of what the disk is being asked for, answered once no other request is there, and before
+ * Python runs: their handles do not change. */
+static struct late {
+    uint64_t unique, handle, offset;
+    int64_t started;
+    uint32_t size;
+} late[MOST_LATE];
+static unsigned late_count;
+
+/* Answer a READ whose first `count` bytes are there. */
 static void
-answer_read(const struct fuse_in_header *header, const struct handle *handle, uint64_t offset,
-            uint32_t size)
+reply_read(uint64_t unique, int fd, uint64_t offset, uint32_t size, size_t count)
 {
-    ssize_t count = -1;
-    errno = EIO;
-    if (handle->fd >= 0)
-        count = pread(handle->fd, plane.reply, size, (off_t)offset);
-    if (count < 0)
-        reply(header->unique, errno, NULL, 0);
+    ssize_t more = 0;
+    if (count < size)
+        more = pread(fd, plane.reply + count, size - count, (off_t)(offset + count));
+    if (more < 0)
+        reply(unique, errno, NULL, 0);
     else
-        reply(header->unique, 0, plane.reply, (size_t)count);
+        reply(unique, 0, plane.reply, count + (size_t)more);
+}
+
+static void
+answer_read(const struct fuse_in_header *header, const struct handle *handle,
+            const struct fuse_read_in *in)
+{
+    static bool waits[2]; /* the file system of a lower, that of the upper, for all it reads */
+    bool *must_wait = &waits[handle->node && handle->node->made];
+    struct iovec to = {plane.reply, in->size};
+    ssize_t count = 0;
+    /* A stream has enough with the disk's readahead. Without OPEN a handle may be closed for
+     * another one. */
+    if (in->size <= MOST_LATE_BYTES && !*must_wait && !plane.no_open) {
+        count = preadv2(handle->fd, &to, 1, (off_t)in->offset, RWF_NOWAIT);
+        if (count < 0 && errno == EAGAIN && late_count < MOST_LATE) {
+            late[late_count++] =
+                (struct late){header->unique, number_of(handle), in->offset, 0, in->size};
+            return;
+        }
+        *must_wait = count < 0 && errno == EOPNOTSUPP;
+    }
+    reply_read(header->unique, handle->fd, in->offset, in->size, count < 0 ? 0 : (size_t)count);
 }
 
 /* ---- changes in the upper ------------------------------------------------------------------- */
@@ -1303,11 +1335,9 @@ answer_with_handle(const struct fuse_in_header *header, struct handle *handle)
     int error = handle ? 0 : EBADF;
     switch (header->opcode) {
     case FUSE_READ:
-        if (handle) {
-            const struct fuse_read_in *wanted = in;
-            answer_read(header, handle, wanted->offset, wanted->size);
-            return true;
-        }
+        if (handle && handle->fd >= 0)
+            return answer_read(header, handle, in), true;
+        error = handle ? EIO : EBADF;
         break;
     case FUSE_WRITE:
         error = EBADF;
@@ -1480,6 +1510,20 @@ count_request(uint32_t opcode, int64_t nanoseconds)
     counts[opcode % OPCODES][1 + latency]++;
 }
 
+/* Answer the first of the READs that are late. */
+static void
+answer_late(void)
+{
+    struct late first = late[0];
+    const struct handle *handle = handle_of(first.handle);
+    memmove(late, late + 1, --late_count * sizeof *late);
+    if (handle && handle->fd >= 0)
+        reply_read(first.unique, handle->fd, first.offset, first.size, 0);
+    else
+        reply(first.unique, EIO, NULL, 0);
+    count_request(FUSE_READ, now_on(CLOCK_MONOTONIC) - first.started);
+}
+
 /* Choose how requests are awaited, by the times from one to the next: asleep, or spinning, which
  * saves a wake-up if a processor is free, and takes the program's if none is. A term of requests
  * begins with some of each. */
@@ -1526,6 +1570,7 @@ run(int tasks, int wait, bool polls)
                 !is_well_formed(header, (size_t)size, BLOCK_BYTES) || !kept_begin(header);
             if (refused && wants_reply(header))
                 reply(header->unique, EIO, NULL, 0);
+            unsigned are_late = late_count;
             bool answered = refused || answer(header);
             if (are_too_many())
                 evict();
@@ -1535,7 +1580,10 @@ run(int tasks, int wait, bool polls)
                 return false;
             }
             waiting = now_on(CLOCK_MONOTONIC);
-            count_request(header->opcode, waiting - started);
+            if (late_count > are_late)
+                late[are_late].started = started;
+            else
+                count_request(header->opcode, waiting - started);
             if (waiting - began > TURN_MS * MILLISECOND || plane.forgets)
                 return false;
             continue;
@@ -1545,6 +1593,10 @@ run(int tasks, int wait, bool polls)
         if (size >= 0 || errno != EAGAIN) {
             plane.ended = true;
             return false;
+        }
+        if (late_count) {
+            answer_late();
+            continue;
         }
         if (!polls)
             return true;
@@ -1628,6 +1680,8 @@ py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
         Py_RETURN_FALSE;
     Py_BEGIN_ALLOW_THREADS;
     idle = run(tasks, milliseconds, polls != 0);
+    while (late_count)
+        answer_late();
     Py_END_ALLOW_THREADS;
     return PyBool_FromLong(idle);
 }

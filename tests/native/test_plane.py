@@ -1314,3 +1314,40 @@ def test_other_tasks_end_a_wait_for_requests_but_come_after_those_that_are_there
     assert _OUT.unpack_from(wire.ours.recv(1 << 10))[1:] == (0, 2)
     os.close(read)
     os.close(written)
+
+
+@sandboxed_on_disk
+def test_reads_of_what_is_not_in_memory_get_the_bytes_of_their_file() -> None:
+    chance = random.Random(1)
+    contents = ["".join(chance.choices("abcd", k=size)) for size in (10, 5000, 150_000)]
+    wire = Wire()
+    for number, content in enumerate(contents):
+        write(f"f{number}", content)
+    grant()
+    handles = []
+    for number in range(len(contents)):
+        nodeid = wire.look_up(ROOT, b"f%d" % number)
+        assert nodeid
+        opened = wire.ask(OPEN, nodeid, struct.pack("=II", os.O_RDONLY, 0))
+        assert opened is not None
+        handles.append(struct.unpack_from("=Q", opened[1])[0])
+    os.sync()
+    for number in range(len(contents)):
+        with open(f"layer/f{number}", "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    wanted = {}
+    for unique in range(1000, 1040, 2):  # more than are awaited at once
+        number = chance.randrange(len(contents))
+        offset, size = chance.choice((0, chance.randrange(200_000))), chance.choice((100, 4096))
+        wanted[unique] = contents[number][offset : offset + size].encode()
+        body = struct.pack("=QQIIQII", handles[number], offset, size, 0, 0, 0, 0)
+        length = _HEADER.size + len(body)
+        wire.ours.send(_HEADER.pack(length, READ, unique, 0, 0, 0, 0, 0, 0) + body)
+    _native.plane_wait(wire.device.fileno(), -1, 0, False)
+    answered = {}
+    for _ in wanted:
+        raw = wire.ours.recv(1 << 16)
+        _, error, unique = _OUT.unpack_from(raw)
+        assert error == 0
+        answered[unique] = raw[_OUT.size :]
+    assert answered == wanted
