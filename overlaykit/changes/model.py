@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from overlaykit.beneath import INODE
@@ -33,8 +32,7 @@ Aspect = Literal["content", "size", "mode", "owner", "times", "xattrs", "acl", "
 another file now (see `Change.link`)."""
 
 
-# Not frozen: there are two of these for each change, and a frozen one takes four times as long to make.
-@dataclass(slots=True)
+# No dataclass: its import takes longer than the comparison of a few files.
 class Version:
     """A file as one side has it. What is on disk is read when it is asked for, and may have changed since.
 
@@ -46,16 +44,57 @@ class Version:
     `closed`: the mode of the directory that holds it denies reading it, as was seen.
     """
 
-    layer_dir: LayerDir
-    name: bytes
-    stat: os.stat_result
-    mode: int
-    uid: int
-    gid: int
-    data: tuple[LayerDir | None, bytes] | None = None
-    links: int | None = None
-    attributes: list[bytes] | None = None
-    closed: bool = False
+    __slots__ = (
+        "attributes",
+        "closed",
+        "data",
+        "gid",
+        "layer_dir",
+        "links",
+        "mode",
+        "name",
+        "stat",
+        "uid",
+    )
+
+    def __init__(
+        self,
+        layer_dir: LayerDir,
+        name: bytes,
+        stat: os.stat_result,
+        mode: int,
+        uid: int,
+        gid: int,
+        data: tuple[LayerDir | None, bytes] | None = None,
+        links: int | None = None,
+        attributes: list[bytes] | None = None,
+        closed: bool = False,
+    ) -> None:
+        self.layer_dir = layer_dir
+        self.name = name
+        self.stat = stat
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.data = data
+        self.links = links
+        self.attributes = attributes
+        self.closed = closed
+
+    def with_mode(self, mode: int) -> Version:
+        """The same file, shown with another mode."""
+        return Version(
+            self.layer_dir,
+            self.name,
+            self.stat,
+            mode,
+            self.uid,
+            self.gid,
+            self.data,
+            self.links,
+            self.attributes,
+            self.closed,
+        )
 
     @property
     def type(self) -> int:
@@ -155,7 +194,6 @@ class Version:
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(slots=True, kw_only=True)
 class Change:
     """One path that differs.
 
@@ -173,16 +211,43 @@ class Change:
     only if they differ themselves.
     """
 
-    path: bytes
-    kind: Kind
-    old_path: bytes | None = None
-    old: Version | None = None
-    new: Version | None = None
-    what: frozenset[Aspect] = frozenset()
-    opaque: bool = False
-    link: bytes | None = None
-    xattrs: Mapping[bytes, bytes | None] = field(default_factory=dict)
-    kept: Mapping[bytes, bytes] = field(default_factory=dict)
+    __slots__ = (
+        "kept",
+        "kind",
+        "link",
+        "new",
+        "old",
+        "old_path",
+        "opaque",
+        "path",
+        "what",
+        "xattrs",
+    )
+
+    def __init__(
+        self,
+        *,
+        path: bytes,
+        kind: Kind,
+        old_path: bytes | None = None,
+        old: Version | None = None,
+        new: Version | None = None,
+        what: frozenset[Aspect] = frozenset(),
+        opaque: bool = False,
+        link: bytes | None = None,
+        xattrs: Mapping[bytes, bytes | None] | None = None,
+        kept: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.old_path = old_path
+        self.old = old
+        self.new = new
+        self.what = what
+        self.opaque = opaque
+        self.link = link
+        self.xattrs = xattrs or {}
+        self.kept = kept or {}
 
     @property
     def is_touch(self) -> bool:

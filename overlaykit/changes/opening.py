@@ -6,7 +6,7 @@ import os
 from typing import Final, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay.stack import OpenedLayer
+from overlaykit.overlay.opened import OpenedLayer
 
 Opened: TypeAlias = OpenedLayer
 

@@ -330,13 +330,17 @@ class _Planner:
                 continue
             shown = found[2].stat
             if (shown.st_dev, shown.st_ino) == version.inode:
-                self._new[path] = replace(
-                    first,
+                self._new[path] = Change(
                     path=path,
                     kind="changed",
                     old_path=lower,
                     old=version,
+                    new=first.new,
+                    what=first.what,
+                    opaque=first.opaque,
                     link=first.path,
+                    xattrs=first.xattrs,
+                    kept=first.kept,
                 )
 
     def _indexed_inode(self, change: Change) -> int | None:

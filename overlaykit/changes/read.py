@@ -14,8 +14,7 @@ import errno
 import os
 import stat
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.merge import Found
     from overlaykit.overlay.nodes import Directory
-    from overlaykit.overlay.stack import OpenedLayer
+    from overlaykit.overlay.opened import OpenedLayer
 
 _GONE: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """What a file says that was removed or replaced since it was listed."""
@@ -41,21 +40,31 @@ _OF_ITS_MAKER: Final = frozenset[Aspect](("owner", "times"))
 """What the root of an upper has of the one who made it; only the mode is copied from the lower's."""
 
 
-@dataclass(slots=True)
 class _Pair:
     """What both sides have under one path. `moved`: the old one had another name. `link`: see `Change`."""
 
-    path: bytes
-    old_path: bytes | None
-    old: Version | None
-    new: Version | None
-    moved: bool = False
-    opaque: bool = False
-    link: bytes | None = None
+    __slots__ = ("link", "moved", "new", "old", "old_path", "opaque", "path")
+
+    def __init__(
+        self,
+        path: bytes,
+        old_path: bytes | None,
+        old: Version | None,
+        new: Version | None,
+        *,
+        moved: bool = False,
+        opaque: bool = False,
+    ) -> None:
+        self.path = path
+        self.old_path = old_path
+        self.old = old
+        self.new = new
+        self.moved = moved
+        self.opaque = opaque
+        self.link: bytes | None = None
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(NamedTuple):
     """A directory that is being walked: both sides, what comes before the names in their paths, the names left, last
     first."""
 
@@ -494,7 +503,7 @@ def _with_mode_of(old: Version, new: Version, kept: Mapping[bytes, bytes]) -> Ve
     lost = kept.get(ACCESS_ACL)
     if lost is None or new.mode != mode_without_acl(old.mode, lost):
         return new
-    return replace(new, mode=old.mode)
+    return new.with_mode(old.mode)
 
 
 def _named(error: OSError, path: bytes) -> OSError:

@@ -16,8 +16,7 @@ from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import ACLS, Markers, xattr_names
 from overlaykit.overlay.merge import Found, Merge
 from overlaykit.overlay.nodes import Directory
-from overlaykit.overlay.stack import as_layers
-from overlaykit.reader import Reader
+from overlaykit.overlay.opened import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.markers import Origin
     from overlaykit.overlay.nodes import Data
-    from overlaykit.overlay.stack import OpenedLayer
+    from overlaykit.overlay.opened import OpenedLayer
 
 _REDIRECTING: Final = frozenset((features.REDIRECT, features.METACOPY))
 
@@ -192,7 +191,11 @@ def layers_of(
     layers = as_layers([*([] if upper is None else [upper]), *lowers], upper, descriptors)
     prefix, recorded = _written_by(layers[0].root.proc_path() if layers else b"/proc/self/root")
     # As a view's daemon reads an ordinary user's own files of any mode.
-    reader = None if privilege.CAP_DAC_OVERRIDE in privilege.capabilities() else Reader()
+    reader = None
+    if privilege.CAP_DAC_OVERRIDE not in privilege.capabilities():
+        from overlaykit.reader import Reader
+
+        reader = Reader()
     for layer in layers:
         layer.reader = reader
         layer.override = overrides.find(

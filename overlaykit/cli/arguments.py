@@ -6,7 +6,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from overlaykit.cli.options import Usage
+from overlaykit.cli.options import LAYERS, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +28,9 @@ class Parser(argparse.ArgumentParser):
             epilog=str(options.get("epilog") or ""),
         )
 
-    def add_layers(
-        self, what: str = "a layer below the directory of an upper, as of 'run' (default: host)"
-    ) -> None:
+    def add_layers(self, what: str = LAYERS["help"]) -> None:
         """Add `-l`, which may be given several times: `layers`, of an upper that no view or mount has."""
-        self.add_argument(
-            "-l", dest="layers", metavar="LAYER", action="append", default=[], help=what
-        )
+        self.add_argument("-l", **LAYERS | {"help": what})
 
     def format_help(self) -> str:
         from overlaykit.cli.examples import EXAMPLES

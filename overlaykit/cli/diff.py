@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit.changes.plain import plain, shown
 from overlaykit.cli import progress
-from overlaykit.cli.arguments import Parser
-from overlaykit.cli.options import Usage
+from overlaykit.cli.options import LAYERS, Options, Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.patch import FilePatch
     from overlaykit.changes.read import Comparison
+    from overlaykit.cli.arguments import Parser
     from overlaykit.client import Stack
 
 LETTERS: Final = {"added": "A", "changed": "M", "deleted": "D", "renamed": "R", "replaced": "T"}
@@ -43,33 +44,45 @@ _WIDTH: Final = 40
 
 def parser() -> Parser:
     """The command's parser."""
-    command = Parser(
-        "diff",
-        "List what a view has changed of its layers: added, changed, deleted, renamed and replaced files.",
+    return _options().parser()
+
+
+def _options() -> Options:
+    options = Options(_bare_parser)
+    options.add_exclusive(
+        (
+            "--patch -p",
+            {
+                "action": "store_true",
+                "dest": "patch",
+                "help": "a patch of text files, for 'patch -p1' and 'git apply'",
+            },
+        ),
+        ("--stat", {"action": "store_true", "help": "how many lines of each file differ"}),
+        ("--json", {"action": "store_true", "help": "for programs: a list of objects, one a line"}),
     )
-    form = command.add_mutually_exclusive_group()
-    form.add_argument(
-        "--patch",
-        "-p",
-        action="store_true",
-        help="a patch of text files, for 'patch -p1' and 'git apply'",
-    )
-    form.add_argument("--stat", action="store_true", help="how many lines of each file differ")
-    form.add_argument(
-        "--json", action="store_true", help="for programs: a list of objects, one a line"
-    )
-    command.add_argument(
+    options.add_argument(
         "-a", "--all", action="store_true", help="list each file of a new or deleted directory"
     )
-    command.add_argument(
+    options.add_argument(
         "--times",
         action="store_true",
         help="list files of which only the modification time differs, too",
     )
-    command.add_argument(
+    options.add_argument(
         "--exit-code", action="store_true", help="exit with status 1 if there are changes"
     )
-    command.add_layers()
+    options.add_argument("-l", **LAYERS)
+    return options
+
+
+def _bare_parser() -> Parser:
+    from overlaykit.cli.arguments import Parser
+
+    command = Parser(
+        "diff",
+        "List what a view has changed of its layers: added, changed, deleted, renamed and replaced files.",
+    )
     command.add_argument(
         "view",
         metavar="VIEW|UPPER|A..B",
@@ -81,10 +94,20 @@ def parser() -> Parser:
     return command
 
 
+def parse(arguments: Sequence[str]) -> Any:
+    """The options' values, with `view` and `path`. Raises: Usage; SystemExit after --help."""
+    plain: Any = _options().parse_plain(arguments)
+    if plain is None or not 1 <= len(plain.rest) <= 2 or any(w[:1] == "-" for w in plain.rest):
+        return parser().parse_intermixed_args(arguments)
+    plain.view = plain.rest.pop(0)
+    plain.path = plain.rest.pop() if plain.rest else ""
+    return plain
+
+
 def main(arguments: list[str]) -> int:
     # This process ends with the list, whose objects all stay until then.
     gc.disable()
-    args = parser().parse_intermixed_args(arguments)
+    args = parse(arguments)
     if args.all and (args.patch or args.stat or args.json):
         raise Usage("diff", "-a is for the list: --patch, --stat and --json leave nothing out")
     from overlaykit.changes.read import Comparison

@@ -20,6 +20,15 @@ REMAINDER: Final = "..."
 SUPPRESS: Final = "==SUPPRESS=="
 """`help` of an argument that is not shown (argparse.SUPPRESS)."""
 
+LAYERS: Final[dict[str, Any]] = {
+    "dest": "layers",
+    "metavar": "LAYER",
+    "action": "append",
+    "default": [],
+    "help": "a layer below the directory of an upper, as of 'run' (default: host)",
+}
+"""Of `-l`, which may be given several times, of commands that compare an upper that no view or mount has."""
+
 
 class Usage(Error):
     message = "{0}: {1}: see 'overlaykit {0} --help'"
@@ -35,7 +44,8 @@ class Values:
 class Options:
     """The options of one command. The last argument takes all from the first one on that is no option.
 
-    `make`: makes the parser without options.
+    `make`: makes the parser without options. If it has the arguments, and none is declared here, `parse_plain` gives
+    them as `rest`.
     """
 
     def __init__(self, make: Callable[[], Parser]) -> None:
@@ -48,9 +58,11 @@ class Options:
         self._declared.append((0, flags, keywords))
 
     def add_exclusive(self, *options: tuple[str, dict[str, Any]]) -> None:
-        """Declare options of which one may be given."""
+        """Declare options of which one may be given; several flags of one are separated by spaces."""
         self._groups += 1
-        self._declared += [(self._groups, (flag,), keywords) for flag, keywords in options]
+        self._declared += [
+            (self._groups, tuple(flags.split()), keywords) for flags, keywords in options
+        ]
 
     def declared(self) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
         """The flags of each argument, and its keywords as for argparse."""
@@ -78,7 +90,7 @@ class Options:
         """Parse options that are written in full, and separately or after a "="; None if there are other forms."""
         options: dict[str, tuple[int, str, dict[str, Any]]] = {}
         values = Values()
-        remainder = ""
+        remainder = "rest"
         for group, flags, keywords in self._declared:
             name = keywords.get("dest") or flags[-1].lstrip("-").replace("-", "_")
             default = keywords.get("default", False if _is_switch(keywords) else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -115,7 +114,11 @@ def _stopped(view: NamedView) -> Stack:
         upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)
     layers = _resolved(args.layers or ("host",), definition.directory)
     label = definition.labels.get(TRIED)
-    tried = {} if label is None else json.loads(label)
+    tried = {}
+    if label is not None:
+        import json
+
+        tried = json.loads(label)
     return Stack(
         name=view.name,
         upper=upper,

@@ -7,7 +7,6 @@ mountpoint does not contain the mount, so the daemon never waits for itself.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import os
@@ -22,8 +21,9 @@ from overlaykit.fuse.directories import LayerUnusable, MountTable, UpperUnusable
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem
+from overlaykit.overlay.opened import OpenedLayer
 from overlaykit.overlay.owners import Ids, Owners, Range, unmapped
-from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+from overlaykit.overlay.stack import MergeOptions
 from overlaykit.reader import Reader
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
         upper, work = writable or (None, None)
         if upper is not None and work is not None:
             _check_writable(mounts, upper, work, spec.target, target)
-            upper = dataclasses.replace(upper, lock=_lock(upper))
+            upper = upper._replace(lock=_lock(upper))
             undo.callback(os.close, upper.lock)
         given = spec.options
         options = MergeOptions(

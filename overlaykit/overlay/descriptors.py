@@ -10,8 +10,7 @@ import errno
 import os
 import resource
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 _MAX_DIRECTORIES: Final = 8192
 _MAX_RESERVE: Final = 512
@@ -28,8 +27,7 @@ class Cached(Protocol):
         """Forget the descriptor. Returns: it, which the caller closes; -1 if it must stay open."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(NamedTuple):
     """Limits: open descriptors of `directories` and of `files`; `copies`: copy-ups that may run at once.
 
     `plane`: descriptors of directories, and as many of files, that the data plane may keep open.

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.nodes import Directory
-    from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+    from overlaykit.overlay.opened import OpenedLayer
+    from overlaykit.overlay.stack import MergeOptions
 
 
 class Filesystem:

@@ -17,8 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import attributes, handles
 from overlaykit.overlay import features
@@ -64,8 +63,7 @@ def is_aufs_name(name: bytes) -> bool:
     return name.startswith(AUFS_WHITEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryMarkers:
+class DirectoryMarkers(NamedTuple):
     """The markers of one layer's directory."""
 
     opaque: bool = False
@@ -79,8 +77,7 @@ class DirectoryMarkers:
 UNMARKED: Final = DirectoryMarkers()
 
 
-@dataclass(frozen=True, slots=True)
-class FileMarkers:
+class FileMarkers(NamedTuple):
     """Which markers a file of the upper has."""
 
     origin: bool = False
@@ -90,8 +87,7 @@ class FileMarkers:
 NO_FILE_MARKERS: Final = FileMarkers()
 
 
-@dataclass(frozen=True, slots=True)
-class Metacopy:
+class Metacopy(NamedTuple):
     """The marker of a file without data of its own: the kernel's `struct ovl_metacopy`.
 
     `algorithm`, `digest`: of the data by fs-verity, as in `struct fsverity_digest`; 0: none. `readable`: the data may
@@ -121,8 +117,7 @@ _METACOPY_HEADER: Final = struct.Struct("<BBBB")
 TRUSTED_METACOPY: Final = TRUSTED_PREFIX + b"metacopy"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """The lower inode that an upper one was copied from: a file handle and the file system it is valid on.
 
     The layout is the kernel's `struct ovl_fb`; the uuid is that of the lower's file system, zeros if unknown.
@@ -177,7 +172,7 @@ class Origin:
         more = more[_CHANGED.size :]
         if len(more) < _COPIED.size:
             return found
-        return replace(found, copied=_COPIED.unpack_from(more)[0], program=more[_COPIED.size :])
+        return found._replace(copied=_COPIED.unpack_from(more)[0], program=more[_COPIED.size :])
 
     def inode_number(self) -> int | None:
         """The lower's inode number, if handles of this type hold it (include/linux/exportfs.h)."""

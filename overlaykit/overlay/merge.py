@@ -11,7 +11,6 @@ import errno
 import itertools
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit import attributes
@@ -180,7 +179,7 @@ class Merge:
         """The markers, of any form, of a lower's directory."""
         markers = self._of_directory(layer_dir, upper=False)
         if not markers.opaque and _is_opaque_by_name(layer_dir):
-            return replace(markers, opaque=True)
+            return markers._replace(opaque=True)
         return self._check(markers)
 
     def _of_directory(self, layer_dir: LayerDir, *, upper: bool) -> DirectoryMarkers:

@@ -19,6 +19,7 @@ from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import Markers, xattr_names
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Table
+from overlaykit.overlay.opened import as_layers
 from overlaykit.overlay.overrides import Override
 from overlaykit.overlay.owners import AS_THEY_ARE, Owners
 from overlaykit.overlay.quota import Quota
@@ -32,23 +33,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.disk import Disk, Form
     from overlaykit.overlay.lookup import Verity
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedLayer:
-    """A directory to be merged. The stack owns its descriptor `fd` (O_PATH suffices); `path` is for messages.
-
-    `mounted_in`: its directories that contain a mountpoint visible through `fd`, as paths from its root; None: not
-    known. A mount made later is a change of the layer like any other.
-    `lock`: a descriptor that locks the directory against other writers, closed last (-1: none).
-    `idmapped`: its mount is idmapped.
-    """
-
-    fd: int
-    path: str
-    mounted_in: frozenset[bytes] | None = None
-    lock: int = -1
-    idmapped: bool = False
+    from overlaykit.overlay.opened import OpenedLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,24 +178,6 @@ def _quota(limit: int, upper: Layer, work: Work) -> Quota:
     """Count what the upper takes."""
     block = os.statvfs(upper.root.fd()).f_frsize
     return Quota(limit, (upper.root, work.index), block)
-
-
-def as_layers(
-    opened: Sequence[OpenedLayer], upper: OpenedLayer | None, descriptors: Descriptors
-) -> list[Layer]:
-    """Opened directories as layers, of which `upper` is written to."""
-    return [
-        Layer(
-            one.fd,
-            index,
-            path=one.path,
-            writable=one is upper,
-            descriptors=descriptors,
-            mounted_in=one.mounted_in,
-            idmapped=one.idmapped,
-        )
-        for index, one in enumerate(opened)
-    ]
 
 
 def _layers(

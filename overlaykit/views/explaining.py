@@ -11,7 +11,8 @@ from overlaykit.overlay.explain import explain
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.layer import Layer
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
-from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+from overlaykit.overlay.opened import OpenedLayer
+from overlaykit.overlay.stack import MergeOptions
 from overlaykit.scope import contextmanager
 from overlaykit.views.kernel_driver import in_user_namespace
 

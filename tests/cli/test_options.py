@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from overlaykit.cli import run
+from overlaykit.cli import diff, run
 from overlaykit.errors import Error
 
 _WORDS = [
@@ -101,3 +103,39 @@ def test_what_is_usual_needs_no_argparse() -> None:
         ["--name=a", "-p", "8080:80", "-v", "/a:/b:ro", "-e", "A=B", "--network=host", "true"],
     ):
         assert run.options().parse_plain(arguments) is not None
+
+
+_OF_DIFF = [
+    *(
+        "--patch",
+        "-p",
+        "--stat",
+        "--json",
+        "-a",
+        "--all",
+        "--times",
+        "--exit-code",
+        "-pa",
+        "--times=x",
+    ),
+    *("-l", "-l=b", "--layers", "--", "-h", "web", "a..b", "/etc", "-x"),
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(_OF_DIFF), max_size=6))
+@example(["web"])
+@example(["--json", "-l", "web", "-l=b", "web", "/etc"])
+@example(["web", "--json"])
+@example(["web", "/etc", "/etc"])
+@example(["--patch", "--stat", "web"])
+def test_plain_options_of_diff_mean_what_they_mean_to_argparse(arguments: list[str]) -> None:
+    def parsed(parse: Callable[[list[str]], Any]) -> dict[str, object] | None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                values = vars(parse(arguments))
+            except (Error, SystemExit):
+                return None
+        return {name: value for name, value in values.items() if name != "rest"}
+
+    assert parsed(diff.parse) == parsed(lambda given: diff.parser().parse_intermixed_args(given))

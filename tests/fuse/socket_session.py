@@ -14,7 +14,8 @@ import trio
 from overlaykit.fuse import daemon_process, patches
 from overlaykit.fuse.spec import MountOptions
 from overlaykit.overlay.filesystem import Filesystem
-from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+from overlaykit.overlay.opened import OpenedLayer
+from overlaykit.overlay.stack import MergeOptions
 
 
 def main(device: int, upper: str, work: str, *lowers: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import errno
 import os
 import stat
@@ -362,7 +361,7 @@ def test_rule_9_copies_that_wait_for_a_slot_hold_no_descriptor(
 
     async def body(requests: Requests) -> None:
         filesystem = requests.filesystem
-        filesystem.shares = dataclasses.replace(filesystem.shares, copies=1)
+        filesystem.shares = filesystem.shares._replace(copies=1)
         limited = Requests(filesystem)
         async with copies.during(limited.chmod, names[0], stat.S_IFREG | 0o600) as nursery:
             before = os.listdir("/proc/self/fd")

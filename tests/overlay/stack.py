@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Final, final
 
 from overlaykit.overlay.filesystem import Filesystem
-from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+from overlaykit.overlay.opened import OpenedLayer
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix import syscalls
 from ..posix.layers import write_layer

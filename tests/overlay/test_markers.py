@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -161,7 +160,7 @@ def test_the_kernel_reads_origins_that_say_when_the_file_changed(stack: Stack) -
 def test_an_origin_is_read_as_it_was_written() -> None:
     origin = Origin(1, bytes(range(16)), b"12345678")
     assert Origin.decode(origin.encode()) == origin
-    assert Origin.decode(origin.encode() + b"\1" + bytes(7)) == replace(origin, changed_ns=1)
+    assert Origin.decode(origin.encode() + b"\1" + bytes(7)) == origin._replace(changed_ns=1)
     assert origin.index_name() == origin.encode().hex().encode()
 
 

@@ -9,7 +9,7 @@ import stat
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.nodes import ROOT_NODEID, Directory, File, Table
 from overlaykit.overlay.numbering import Numbering
-from overlaykit.overlay.stack import OpenedLayer
+from overlaykit.overlay.opened import OpenedLayer
 
 from ..posix import syscalls
 from ..posix import table as content

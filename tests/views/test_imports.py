@@ -24,6 +24,9 @@ and `sockets` stand in for them.
 MODULES = 74
 """The most modules of overlaykit itself, of which each costs 0.15 ms."""
 
+DIFF_MODULES = 79
+"""As `MODULES`, of `diff`; an ordinary user has one more, which reads what modes close."""
+
 
 def imported(*command: str) -> set[str]:
     """The modules that a program imports, without those that it forks off."""
@@ -66,3 +69,15 @@ def test_run_imports_nothing_slow(
 def test_a_daemon_does_without_the_metadata_of_packages() -> None:
     load = "from overlaykit.fuse import daemon_process as d; d.load(); import pyfuse3"
     assert not {"importlib.metadata", "email", "zipfile"} & imported(load)
+
+
+SLOW = {"argparse", "dataclasses", "inspect", "json", "locale", "shutil", "subprocess"}
+
+
+def test_diff_imports_nothing_slow(user: TestUser) -> None:
+    lower, upper = user.directory("lower", file="x"), user.directory("upper", file="y", new="")
+    main = "from overlaykit.cli.main import main; main()"
+    found = imported(main, "diff", "-l", lower, upper)
+    assert "overlaykit.changes.read" in found
+    assert not found & {*SLOW, "overlaykit.overlay.stack", "overlaykit.overlay.copyup"}
+    assert len([name for name in found if name.partition(".")[0] == "overlaykit"]) <= DIFF_MODULES
