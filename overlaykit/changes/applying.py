@@ -231,9 +231,8 @@ def undo(target: str, *, force: bool = False) -> None:
         reach("apply.undone")
         run.mark_restored(state.passed_time())
         state.remove(application.name)
-        run.mark_restored(
-            state.passed_time()
-        )  # the removal changes times of files with several names
+        # The removal changes times of files with several names.
+        run.mark_restored(state.passed_time())
         _note_touched(state, run.inodes())
 
 
@@ -324,7 +323,7 @@ def _base(
     left_elsewhere: LeftElsewhere | None,
 ) -> Base:
     lowers = [os.stat(os.path.join(path, request.within)) for path in request.lowers]
-    began = read_began(request.upper)
+    began = read_began(request.upper, request.within)
     written: dict[int, int] = {}
     if state is not None and began.is_steady:
         for one in state.applications():

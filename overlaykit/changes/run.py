@@ -290,9 +290,11 @@ class Run:
         Requires: the end is written: a mark that is missing makes conflicts, a wrong one hides them.
         """
         begun = self._begun
-        if not (begun.paths or begun.choice or begun.merged or begun.within):
+        if not (begun.paths or begun.choice or begun.merged):
             _mark(
-                self._begun.upper, lambda path, prefix: began.record_restored(path, prefix, time_ns)
+                begun.upper,
+                lambda path, prefix: began.record_restored(path, prefix, time_ns),
+                within=begun.within,
             )
 
     def check_unchanged(self, *, force: bool) -> None:
@@ -376,10 +378,12 @@ def mark_applied(upper: str, time_ns: int) -> None:
     _mark(upper, lambda path, prefix: began.record(path, prefix, time_ns))
 
 
-def _mark(upper: str, record: Callable[[bytes, bytes], None]) -> None:
-    path = os.fsencode(upper)
+def _mark(upper: str, record: Callable[[bytes, bytes], None], within: str = "") -> None:
     with suppress(OSError):  # it is gone
-        prefix = _prefix(path)
+        prefix = _prefix(os.fsencode(upper))
+        path = os.fsencode(os.path.join(os.path.realpath(upper), within).rstrip("/"))
+        if os.path.realpath(path) != path:  # a view has put a symlink there
+            return
         for one in (TRUSTED_PREFIX, USER_PREFIX) if prefix is None else (prefix,):
             with suppress(OSError):
                 record(path, one)
@@ -433,11 +437,13 @@ def _shows(root: str, mount: mountinfo.Mount, upper: os.stat_result) -> bool:
     return False
 
 
-def read_began(upper: str) -> Began:
-    """What an upper says of the layers below it. Raises: OSError."""
+def read_began(upper: str, within: str = "") -> Began:
+    """What an upper says of the layers below it, and of what was put back below `within` alone. Raises: OSError."""
     path = os.fsencode(upper)
     prefix = _prefix(path)
-    return Began() if prefix is None else began.read(path, prefix)
+    if prefix is None:
+        return Began()
+    return began.read(path, prefix, os.fsencode(os.path.join(upper, within)))
 
 
 def not_applied(error: OSError, target: str) -> Error:

@@ -55,12 +55,15 @@ def record(path: bytes, prefix: bytes, until_ns: int | None = None) -> None:
 
 
 def record_restored(path: bytes, prefix: bytes, until_ns: int) -> None:
-    """Record that files of the layers were put back, of which the changes are. Raises: OSError."""
+    """Record that files of the layers were put back, of which the changes in the upper's directory at `path` are.
+
+    Raises: OSError.
+    """
     os.setxattr(path, prefix + _RESTORED, b"%d" % until_ns)
 
 
-def read(path: bytes, prefix: bytes) -> Began:
-    """What the upper at `path` says. Raises: OSError."""
+def read(path: bytes, prefix: bytes, restored_in: bytes | None = None) -> Began:
+    """What the upper at `path` says, and its directory `restored_in` (a path) of what was put back. Raises: OSError."""
     began = _numbers(path, prefix + _BEGAN)
     if len(began) != 2:
         return Began()
@@ -71,7 +74,9 @@ def read(path: bytes, prefix: bytes) -> Began:
     if set_back > _SLACK_NS:
         return Began(since_ns=since - set_back)
     restored = _numbers(path, prefix + _RESTORED)
-    return Began(since_ns=since, restored_ns=restored[0] if restored else 0, is_steady=True)
+    if restored_in is not None and os.path.lexists(restored_in):
+        restored += _numbers(restored_in, prefix + _RESTORED)
+    return Began(since_ns=since, restored_ns=max(restored, default=0), is_steady=True)
 
 
 def latest(changed_ns: int) -> int:

@@ -89,6 +89,23 @@ def test_yes_applies_and_undo_takes_it_back(user: TestUser) -> None:
         }
 
 
+def test_what_was_applied_and_taken_back_is_applied_again(user: TestUser) -> None:
+    with tried(user) as path:
+        done = user.overlaykit("try", "--keep", "kept", "-D", path, "--", "sh", "-c", SCRIPT)
+        assert done.returncode == 0, done
+        for _ in range(2):
+            user.succeeds("apply", "--keep", "kept")
+            assert content(path, "changed") == "two\n"
+            user.succeeds("apply", "--undo", path)
+            assert content(path, "changed") == "one\n"
+        user.write(os.path.join(path, "changed"), "three\n")
+        done = user.overlaykit("apply", "kept")
+        assert done.returncode != 0
+        assert "changed" in done.stderr
+        assert content(path, "changed") == "three\n"
+        user.succeeds("rm", "kept")
+
+
 def test_no_leaves_the_host_as_it_was(user: TestUser) -> None:
     with tried(user) as path:
         before = state(path)
