@@ -122,9 +122,9 @@ class _Parent:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     def ready(self, device: int, detached: int = -1) -> None:
-        # Daemonize, last step: messages go to the log only from now on.
+        # Daemonize, last step: messages go to the log only from now on. The other descriptor stays open: a keeper takes
+        # its number for one of its own (keeper.keep), so no daemon may get it.
         os.dup2(self._null, 2)
-        os.close(self._null)
         writable = self._spec.upper is not None
         reply = Ready(device, (*limits.notes(writable=writable), *no_open.notes(self._spec)))
         descriptors = [detached] if detached >= 0 else []

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from overlaykit.views import Registry
+
 from ..fuse.restarts import end_daemon
 from ..views.serving import kept_mount
 from ..views.user import TestUser
@@ -28,10 +30,11 @@ def test_a_daemon_that_is_killed_by_the_pid_that_is_shown_is_replaced(user: Test
     before = user.leftovers()
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     user.succeeds("mount", "--name", "m", "-o", options, target)
-    kept_mount(target)
+    assert Registry().find(target).about.keeper  # whose daemon serves as soon as the command ends
     pids = []
     with open(os.path.join(target, "file")) as file:
         for number in range(3):
+            kept_mount(target)
             mount = shown(user)
             assert mount["pid"] == mount["daemon"] != mount["keeper"]
             assert str(mount["daemon"]) in user.succeeds("ps").splitlines()[1].split()

@@ -66,9 +66,9 @@ def daemon_of(name: str) -> int:
 
 
 def kept_mount(target: str) -> About:
-    """A mount with a keeper, whose daemon serves as soon as `overlaykit mount` ends."""
-    about = Registry().find(target).about
-    assert about.keeper
+    """A mount with a keeper. Waits for its next daemon, if one was killed."""
+    while not (about := Registry().find(target).about).keeper:
+        pass
     return about
 
 
