@@ -162,7 +162,7 @@ def _wait(daemon: int, seconds: float | None, awaited: list[Callable[[], None]])
                 while awaited:
                     awaited.pop()()
             except OSError as error:
-                log.warning("nobody waits for the mount: %s", error)
+                log.info("nobody waits for the mount: %s", error)
                 os.kill(daemon, signal.SIGTERM)
             continue
         if number != signal.SIGCHLD:

@@ -18,10 +18,11 @@ from .stack import Stack
 def test_a_name_is_that_of_the_process_now_and_never_of_one_that_had_its_number() -> None:
     programs = Programs()
     with subprocess.Popen(
-        ["sh", "-c", "read line; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["sh", "-c", "echo on; read line; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stdout.read(3) == b"on\n"  # Popen may return before it is named sh
         token = asking.set(process.pid)
         try:
             assert programs.name() == b"sh"
