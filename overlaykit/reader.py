@@ -40,22 +40,21 @@ class Reader:
 
 def past_modes(action: Callable[[], T]) -> T:
     """Run an action, again with the right to files of any mode of the user's own if one denies it. Raises: OSError."""
-    try:
-        return action()
-    except PermissionError as error:
-        if error.errno != errno.EACCES or os.geteuid() == 0:
-            raise
-    return Reader().run(action)
+    return _tried(action, Reader().run)
 
 
 def opened_past_modes(action: Callable[[], int]) -> int:
     """As `past_modes`, for an action that opens a descriptor. Raises: OSError."""
+    return _tried(action, Reader().open)
+
+
+def _tried(action: Callable[[], T], again: Callable[[Callable[[], T]], T]) -> T:
     try:
         return action()
     except PermissionError as error:
         if error.errno != errno.EACCES or os.geteuid() == 0:
             raise
-    return Reader().open(action)
+    return again(action)
 
 
 def _in_child(body: Callable[[], child.Made]) -> child.Made:
