@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from overlaykit.errors import Error
 from overlaykit.layers.aptsources import DebianMirror
-from overlaykit.layers.program import run
+from overlaykit.layers.program import errors_of
 
 _CLEARED = "".join(
     f"#clear {name};\n"
@@ -94,16 +94,16 @@ class PrivateApt:
         stanzas = [mirror.main.for_suite(self._suite)]
         if mirror.security is not None:
             with_security = [*stanzas, mirror.security.for_suite(f"{self._suite}-security")]
-            result = self._try_update(with_security)
-            if result.returncode == 0:
+            status, messages = self._try_update(with_security)
+            if status == 0:
                 return
-            error = self._error(result.stderr, "the package lists")
+            error = self._error(messages, "the package lists")
             if not isinstance(error, UnknownSuite):
                 raise error
             # Not every suite has security updates (unstable, a new testing).
-        result = self._try_update(stanzas)
-        if result.returncode != 0:
-            raise self._error(result.stderr, "the package lists")
+        status, messages = self._try_update(stanzas)
+        if status != 0:
+            raise self._error(messages, "the package lists")
 
     def download(self, packages: Sequence[str], installed: Iterable[str]) -> list[str]:
         """Fetch the packages that installing `packages` adds to the stanzas `installed`; their paths.
@@ -112,21 +112,22 @@ class PrivateApt:
           UnknownPackage, MirrorUnreachable, Unsatisfiable: see their messages.
         """
         self._write("status", "\n\n".join([*installed, ""]))
-        result = self._run(
+        status, messages = self._run(
             *("-y", "--no-install-recommends", "--no-remove", "--download-only", "install", "--"),
             *packages,
         )
-        if result.returncode != 0:
-            raise self._error(result.stderr, ", ".join(packages))
+        if status != 0:
+            raise self._error(messages, ", ".join(packages))
         archives = self._path("cache/archives")
         debs = sorted(name for name in os.listdir(archives) if name.endswith(".deb"))
         return [os.path.join(archives, name) for name in debs]
 
-    def _try_update(self, stanzas: list[str]) -> subprocess.CompletedProcess[str]:
+    def _try_update(self, stanzas: list[str]) -> tuple[int, str]:
         self._write("sources/debian.sources", "\n".join(stanzas))
         return self._run("--error-on=any", "update")
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *arguments: str) -> tuple[int, str]:
+        """Run apt-get. Returns: its exit status and its messages."""
         options = {
             "Dir::State": self._path("state"),
             "Dir::State::lists": self._path("state/lists"),
@@ -154,30 +155,30 @@ class PrivateApt:
         ]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
-        return run(
+        return errors_of(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
             env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
         )
 
-    def _error(self, stderr: str, wanted: str) -> Error:
+    def _error(self, messages: str, wanted: str) -> Error:
         """The error for apt's messages, which are many lines and name hosts."""
         unknown = re.findall(
-            r"Unable to locate package (\S+)|Package '(\S+)' has no installation candidate", stderr
+            r"Unable to locate package (\S+)|Package '(\S+)' has no installation candidate",
+            messages,
         )
         if unknown:
             return UnknownPackage(", ".join(a or b for a, b in unknown), self._suite)
-        if re.search(r"NO_PUBKEY|is not signed|EXPKEYSIG|signatures? (were|was|couldn)", stderr):
+        if re.search(r"NO_PUBKEY|is not signed|EXPKEYSIG|signatures? (were|was|couldn)", messages):
             return UntrustedSuite(self._suite)
-        if re.search(r"have a Release file|/dists/\S+ +(404|.*No such file)", stderr):
+        if re.search(r"have a Release file|/dists/\S+ +(404|.*No such file)", messages):
             return UnknownSuite(self._suite)
-        if "Failed to fetch" in stderr or "failed to download" in stderr:
+        if "Failed to fetch" in messages or "failed to download" in messages:
             return MirrorUnreachable(wanted)
-        lines = [line.removeprefix("E: ") for line in stderr.splitlines() if line.startswith("E: ")]
+        lines = [
+            line.removeprefix("E: ") for line in messages.splitlines() if line.startswith("E: ")
+        ]
         return Unsatisfiable(wanted, self._suite, lines[0] if lines else "apt gave no reason")
 
     def _path(self, name: str) -> str:

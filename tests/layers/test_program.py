@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import subprocess
+import sys
 import threading
 from types import FrameType
 
@@ -46,6 +48,63 @@ def test_a_signal_during_the_start_of_a_program_ends_it(monkeypatch: pytest.Monk
 
 
 def test_a_program_gets_the_callers_signal_mask() -> None:
-    done = program.run(["grep", "SigBlk", "/proc/self/status"], stdout=subprocess.PIPE)
+    with program.running(
+        ["grep", "SigBlk", "/proc/self/status"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.read()
+    assert line
     with open("/proc/self/status", "rb") as file:
-        assert done.stdout in file.read()
+        assert line in file.read()
+
+
+_SIGNAL_BEFORE = """
+#define _GNU_SOURCE
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void interrupt(void)
+{
+    if (getenv("INTERRUPT") != NULL) {
+        unsetenv("INTERRUPT");
+        raise(SIGINT);
+    }
+}
+
+ssize_t read(int file, void *buffer, size_t count)
+{
+    interrupt();
+    return syscall(SYS_read, file, buffer, count);
+}
+
+int poll(struct pollfd *files, nfds_t count, int timeout)
+{
+    interrupt();
+    return (int)syscall(SYS_poll, files, count, timeout);
+}
+"""
+_READER = """
+import os, subprocess, sys
+from overlaykit.layers import program
+silent = "import time; time.sleep(40); open('late', 'w'); print(flush=True); time.sleep(1000)"
+with program.running([sys.executable, "-c", silent], stdout=subprocess.PIPE) as process:
+    os.environ["INTERRUPT"] = ""
+    process.stdout.read(1)
+"""
+
+
+def test_a_signal_just_before_a_read_ends_the_program(tmp_path: pathlib.Path) -> None:
+    source, library = tmp_path / "interrupt.c", tmp_path / "interrupt.so"
+    source.write_text(_SIGNAL_BEFORE)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _READER],
+        cwd=tmp_path,
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert not (tmp_path / "late").exists()  # the read did not end because the program wrote
