@@ -71,7 +71,7 @@ def test_a_full_disk_in_the_middle_leaves_the_layer_as_it_was(
 
 
 @as_root
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("consumes", [True, False])
 @pytest.mark.parametrize("ends", ["undo", "resume"])
 @pytest.mark.parametrize("mkfs", DISKS)

@@ -66,14 +66,19 @@ def test_a_daemon_that_does_not_answer_is_named_with_what_to_do(user: TestUser) 
         daemon = kept_mount(target).daemon
         os.kill(daemon, signal.SIGSTOP)
         try:
-            line = user.refused("explain", target, "/below")
-            measured = user.overlaykit("stats", "--requests", target)
+            asking = [
+                user.start("explain", target, "/below", stderr=subprocess.PIPE),
+                user.start("stats", "--requests", target, stderr=subprocess.PIPE),
+            ]
+            messages = [client.communicate()[1] for client in asking]
         finally:
             os.kill(daemon, signal.SIGCONT)
-        assert line.startswith(f"{target}: its daemon, process {daemon}, has not answered for ")
-        assert f"'kill -CONT {daemon}'" in line
-        assert measured.returncode == 125
-        assert f"'kill -CONT {daemon}'" in measured.stderr
+        assert [client.returncode for client in asking] == [125, 125]
+        assert messages[0].startswith(f"overlaykit: {target}: ")
+        for message in messages:
+            assert f": its daemon, process {daemon}, has not answered for " in message
+            assert message.count("\n") == 1
+            assert f"'kill -CONT {daemon}'" in message
         assert hits(user, target, "/below")[0][:2] == ("answers", "file")
 
 

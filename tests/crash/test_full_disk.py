@@ -36,6 +36,7 @@ def test_a_full_tmpfs_changes_nothing(stack: Stack, kind: Kind) -> None:
 
 
 @as_root
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("metacopy", [False, True])
 def test_a_full_disk_changes_nothing(stack: Stack, metacopy: bool) -> None:
     stack.metacopy = metacopy

@@ -142,7 +142,7 @@ def test_a_position_in_a_directory_is_the_same_for_each_kind_of_request(
 
 @in_each_layout
 @on_both_planes
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 def test_inode_numbers_and_kinds_are_those_of_stat_in_each_kind_of_request(
     stack: Stack, layout: Callable[[Stack], None], plane: bool
 ) -> None:
@@ -174,7 +174,7 @@ def test_inode_numbers_and_kinds_are_those_of_stat_in_each_kind_of_request(
 
 @in_each_layout
 @on_both_planes
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 def test_a_listing_of_both_kinds_holds_nothing_once_the_kernel_has_forgotten_it(
     stack: Stack, layout: Callable[[Stack], None], plane: bool
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_listing_of_both_kinds_holds_nothing_once_the_kernel_has_forgotten_it(
 
 @in_each_layout
 @on_both_planes
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_names_that_stay_are_listed_once_while_others_come_and_go(
     stack: Stack, layout: Callable[[Stack], None], plane: bool, seed: int

@@ -22,8 +22,6 @@ from .sandbox import Sandbox
 from .systems import KernelOverlay, Overlaykit, Plain, Stack, System
 from .table import DEPTH, TABLE, Behaviour, Identity, merged
 
-SYSTEMS = ("plain", "kernel", "overlaykit")
-
 Kind: TypeAlias = Literal["shared", "read-only", "remounted"]
 KINDS: tuple[Kind, ...] = ("shared", "read-only", "remounted")
 
