@@ -7,12 +7,14 @@ define the size or the link count of a directory.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
-from ..posix.syscalls import getdents64
+from ..posix.syscalls import getdents64, syncfs
 
 BY_HAND = 1_400_000_000
 """Seconds since the epoch: the system sets only later times."""
@@ -57,6 +59,8 @@ class Found:
     """Whether readdir(3) and lstat(2) give the same inode number."""
     listed_kind_is_right: bool
     """Whether readdir(3) and lstat(2) give the same file type."""
+    data: tuple[tuple[int, int], ...] | None = None
+    """Where a regular file has data, from one hole to the next. None: not asked for."""
 
 
 Tree: TypeAlias = dict[str, Found]
@@ -78,8 +82,16 @@ def describe(status: os.stat_result, *, exact: bool = False) -> Description:
     )
 
 
-def look(root: str, *, exact: bool = False) -> Tree:
-    """Every path below `root`, without following symlinks. Changes no file's access time."""
+def look(
+    root: str, *, exact: bool = False, holes: bool = False, only: Container[str] | None = None
+) -> Tree:
+    """Every path below `root`, without following symlinks. Changes no file's access time.
+
+    `holes`: also where the files have holes, of a file system that tells; what has room, but no data, is a hole once it
+    is synced. `only`: these paths alone; without a directory, nothing in it.
+    """
+    if holes:
+        _sync(root)
     tree: Tree = {}
     first: dict[int, str] = {}
     pending = [""]
@@ -87,6 +99,8 @@ def look(root: str, *, exact: bool = False) -> Tree:
         directory = pending.pop(0)
         for name, listed, kind in _entries(os.path.join(root, directory)):
             path = os.path.join(directory, name)
+            if only is not None and path not in only:
+                continue
             status = os.lstat(os.path.join(root, path))
             tree[path] = Found(
                 description=describe(status, exact=exact),
@@ -95,6 +109,7 @@ def look(root: str, *, exact: bool = False) -> Tree:
                 same_as=first.setdefault(status.st_ino, path),
                 listed_number_is_right=listed == status.st_ino,
                 listed_kind_is_right=kind == stat.S_IFMT(status.st_mode) >> 12,
+                data=_data(os.path.join(root, path), status) if holes else None,
             )
             if stat.S_ISDIR(status.st_mode):
                 pending.append(path)
@@ -140,6 +155,33 @@ def _content(path: str, mode: int) -> bytes | str | None:
     fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
     with open(fd, "rb") as file:
         return file.read()
+
+
+def _data(path: str, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    found: list[tuple[int, int]] = []
+    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    try:
+        end = 0
+        while end < status.st_size:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            found.append((start, end))
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # only a hole is left
+            raise
+    finally:
+        os.close(fd)
+    return tuple(found)
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def _xattrs(path: str) -> tuple[tuple[str, bytes], ...]:
