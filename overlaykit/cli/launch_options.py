@@ -407,6 +407,38 @@ def declare_names(command: Options) -> None:
     )
 
 
+def declare_lies(command: Options) -> None:
+    """What the view is told of the machine."""
+    command.add_argument(
+        "--lie",
+        dest="lies",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="have programs find this in place of the truth: cpus=N, memory=SIZE (or 'limit', as --cpus and --memory"
+        " say), uptime=TIME, hostname=NAME, machine-id=HEX, os-release=FILE, dmi.FIELD=TEXT",
+    )
+
+
+def lies(args: Values) -> Part:
+    """Raises: BadLie, BadLimit, BadNames."""
+    if not args.lies:
+        return {}
+    from overlaykit.views import lies
+
+    found, hostname = lies.parse(args.lies, limits(args).get("limits"))
+    if found is not None and found.uptime is not None:
+        if args.monotonic is not None or args.boottime is not None:
+            raise lies.BadLie("uptime", "leave it out with --monotonic and --boottime")
+        if "time" in sharing(args).get("shared", ()):
+            raise lies.BadLie("uptime", "leave out --share time")
+    if hostname is not None:
+        if args.hostname is not None:
+            raise lies.BadLie(f"hostname={hostname}", "leave it out with --hostname")
+        args.hostname = hostname
+    return {"lies": found}
+
+
 def _names(args: Values) -> namespace.Names | None:
     """Raises: BadNames."""
     if args.hostname is None and not (args.hosts or args.dns or args.dns_search or args.dns_option):

@@ -23,6 +23,7 @@ The exit status is the command's, 128+N if signal N ended it, 127 if there is no
 executed, 125 if overlaykit itself failed."""
 
 _PARTS: Final = (
+    launch_options.lies,  # before the network, for one of them is a host name
     launch_options.root,
     launch_options.binds,
     launch_options.devices,
@@ -186,6 +187,7 @@ def options() -> Options:
     launch_options.declare_devices(command)
     launch_options.declare_network(command)
     launch_options.declare_names(command)
+    launch_options.declare_lies(command)
     launch_options.declare_sharing(command)
     launch_options.declare_life(command)
     launch_options.declare_labels(command)

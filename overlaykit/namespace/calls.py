@@ -336,6 +336,10 @@ def _time_offsets(lines: str) -> list[Call]:
     ]
 
 
+def _processors(mask: bytes) -> list[Call]:
+    return [_call("sched_setaffinity", 0, len(mask), mask, failure="PROCESSORS")]
+
+
 def _join_cgroup(processes: object) -> list[Call]:
     return [_call("write", _of(processes), b"0", 1, failure="CGROUP")]
 
@@ -512,6 +516,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "root": _root,
     "read_only_root": _read_only_root,
     "time_offsets": _time_offsets,
+    "processors": _processors,
     "join_cgroup": _join_cgroup,
     "session_keyring": _session_keyring,
     "no_new_privs": _no_new_privs,

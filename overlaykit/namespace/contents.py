@@ -36,6 +36,17 @@ class Data(Record):
     mode: int = 0o600
 
 
+class Cover(Record):
+    """A file in memory over the regular file at the absolute `path` of the view."""
+
+    path: str
+    contents: str
+    make: bool = False
+    """Whether a missing file is made, if it can be."""
+    required: bool = False
+    """Whether it is an error if nothing is covered."""
+
+
 def target(option: str, path: str) -> str:
     """A path of the view at which something can be put. Raises: BadTarget."""
     clean = "/" + os.path.normpath(path).lstrip("/")

@@ -163,6 +163,7 @@ WORDING: Final = {
     "SYMLINK": "make the symbolic link",
     "DATA": "fill",
     "TIME": "make a time namespace",
+    "PROCESSORS": "leave processors to the view",
     "MISMATCH": "share at",
     "ATTACH": "mount on",
     "TWICE": "share at one place",

@@ -162,6 +162,8 @@ def plan_of(
     )
     supervise(plan, slots, spec, supervision)
     plan.section("monitor")
+    if spec.processors:
+        plan.processors(spec.processors)
     if namespaces.user is not None:
         plan.setns(slots[namespaces.user], _native.CLONE_NEWUSER)
     if namespaces.network is not None:

@@ -13,7 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import Any, Final, TypeAlias
 
     _Special: TypeAlias = Callable[["_Check", Sequence[Any]], str | None]
@@ -111,6 +111,7 @@ FORMS: Final = {
     "json_status": (52, "d", "plan"),
     "data": (53, "mdiasn", "init"),
     "time_offsets": (0, "s", "monitor"),
+    "processors": (0, "x", "monitor"),
     "helper": (55, "vlsb", "monitor"),
     "connect": (0, "sx", "monitor"),
     "cover": (57, "/sn", "init"),
@@ -129,7 +130,16 @@ CALLS: Final = (
     *("chdir", "chroot", "close", "dup3", "fchdir", "fchownat", "fcntl", "fsconfig", "fsmount"),
     *("fsopen", "ioctl", "keyctl", "landlock_create_ruleset", "landlock_restrict_self", "mkdirat"),
     *("mount", "mount_setattr", "move_mount", "open_tree", "openat", "pivot_root", "prctl"),
-    *("prlimit64", "quotactl_fd", "setgroups", "sethostname", "setns", "setresgid", "setresuid"),
+    *(
+        "prlimit64",
+        "quotactl_fd",
+        "sched_setaffinity",
+        "setgroups",
+        "sethostname",
+        "setns",
+        "setresgid",
+        "setresuid",
+    ),
     *("setsid", "socket", "umask", "umount2", "unlinkat", "unshare", "write"),
 )
 """System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
@@ -179,7 +189,7 @@ _ONCE: Final = frozenset(
             "scope_sockets",
             "grace",
         ),
-        *("json_status", "time_offsets", "helper", "connect", "input", "hint"),
+        *("json_status", "time_offsets", "processors", "helper", "connect", "input", "hint"),
     )
 )
 """Steps that occur once at most."""
@@ -328,6 +338,20 @@ class Plan:
     def time_offsets(self, lines: str) -> None:
         """Have children enter a new time namespace, whose clocks differ by `lines` (time_namespaces(7))."""
         self.steps.append(("time_offsets", lines))
+
+    def processors(self, numbers: Collection[int]) -> None:
+        """Have this process, and its children, run on these processors (sched_setaffinity(2))."""
+        bits = sum(1 << number for number in numbers)
+        words = bits.bit_length() // 64 + 1  # the kernel takes whole words of a long
+        self.steps.append(
+            (
+                "processors",
+                b"".join(
+                    (bits >> 64 * at & (1 << 64) - 1).to_bytes(8, sys.byteorder)
+                    for at in range(words)
+                ),
+            )
+        )
 
     def helper(
         self, argv: Sequence[str], env: Sequence[bytes], interface: str, *, waits: bool

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.cgroups import Cgroups
-    from overlaykit.namespace.contents import Data, Directory, Symlink
+    from overlaykit.namespace.contents import Cover, Data, Directory, Symlink
     from overlaykit.namespace.devices import Device
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
@@ -80,6 +80,9 @@ class LaunchSpec(Record, kw_only=True):
     directories: tuple[Directory, ...] = ()
     symlinks: tuple[Symlink, ...] = ()
     data: tuple[Data, ...] = ()
+    covers: tuple[Cover, ...] = ()
+    processors: frozenset[int] = frozenset()
+    """Those that the view's processes run on; none: those of the caller."""
     account: Account | None = None
     """The user of the command; None: root of the view."""
     ulimits: tuple[Ulimit, ...] = ()

@@ -134,6 +134,8 @@ def plan_of(
         log = supervision.log
         directory = slots[log.directory]
         plan.log(slots[log.stdout], slots[log.stderr], directory, log.name, log.limit)
+    if spec.processors:
+        plan.processors(spec.processors)
     if spec.time_offsets is not None:
         plan.time_offsets(spec.time_offsets)
     plan.unshare(_native.CLONE_NEWPID)
@@ -403,6 +405,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     plan.fresh("run", "tmpfs", _NOSUID | _NODEV, ("mode", "0755"), subject="/run")
     plan.attach("run", "/run")
     _names(plan, spec, host_network=host_network)
+    for cover in spec.covers:
+        plan.cover(cover.path, cover.contents, make=cover.make, required=cover.required)
     if spec.hidden:
         plan.hide(spec.hidden)
     for bind in spec.binds:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.namespace import descriptors, environment
@@ -70,9 +72,16 @@ def execute(
             cgroups=namespace.cgroups.opened(found.about.cgroups, groups)
             if found.about.cgroups
             else None,
+            processors=_processors(found.about.supervisor),
         )
         if identity is not None:
             account = namespace.accounts.look_up(identity, namespaces.enter)
             env = account.environment(env, home=identity.home)
             spec = spec.replace(account=account, env=env)
         namespace.execute_in(spec, namespaces, report=(REPORTER, name, "lasting"))
+
+
+def _processors(supervisor: int) -> frozenset[int]:
+    """The processors of a view; none where they are those of this process."""
+    found = os.sched_getaffinity(supervisor)
+    return frozenset() if found == os.sched_getaffinity(0) else frozenset(found)

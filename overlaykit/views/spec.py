@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse.spec import NoOpen
     from overlaykit.namespace import Bind, Device, Limits, Names, Port, Tmpfs
+    from overlaykit.views.lies import Lies
 
 BRIDGE: Final = "bridge"
 """The network that root's views share with the host."""
@@ -153,6 +154,8 @@ class ViewSpec(Record, kw_only=True):
     """Whether a view over the host shows the keys in the user's home (`keys.KEYS`)."""
     sockets: tuple[str, ...] = ()
     """Sockets of the host's services that the view shares: names of `shared_sockets.VARIABLES`."""
+    lies: Lies | None = None
+    """What the view is told of the machine."""
     labels: Mapping[str, str] = {}
     """For finding the view again; they change nothing."""
 
@@ -222,6 +225,7 @@ def describe(
     share_home: bool,
     writable: Sequence[str],
     sockets: Sequence[str],
+    lies: Lies | None,
     labels: Mapping[str, str],
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
@@ -270,5 +274,6 @@ def describe(
         share_home=share_home,
         writable=mountinfo.outermost(map(os.path.realpath, writable)),
         sockets=tuple(sockets),
+        lies=lies,
         labels=dict(labels),
     )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.names import Names
     from overlaykit.overlay.explanation import Explanation
     from overlaykit.views.kept import Kept
+    from overlaykit.views.lies import Lies
     from overlaykit.views.streams import Stream
 
 _CONFINED: Final = Confinement()
@@ -114,6 +115,7 @@ class View:
         share_home: bool = False,
         writable: Sequence[str] = (),
         sockets: Sequence[str] = (),
+        lies: Lies | None = None,
         store: Store | None = None,
         tmpfs: Sequence[Tmpfs] = (),
         devices: Sequence[Device] = (),
@@ -134,7 +136,8 @@ class View:
         its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may
         take. Outside of the directories `writable`, if there are any, changes are refused with EROFS. `hidden`
         paths and, over the host, keys in the user's home are empty and read-only, unless `share_home`. `sockets`
-        of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit inspect`.
+        of the host's services are shared, as for `--socket`. `lies` are what the view is
+        told of the machine. `labels` are shown by `overlaykit inspect`.
 
         Raises: TypeError, ValueError, Error.
         """
@@ -163,6 +166,7 @@ class View:
             share_home=share_home,
             writable=writable,
             sockets=sockets,
+            lies=lies,
             labels=labels or {},
         )
         self.name = name or ""

@@ -458,6 +458,7 @@ def of_all_kinds() -> list[Step]:
         json_status=45,
         data=(Data(52, "/d"),),
         time_offsets="monotonic 1 0\n",
+        processors=frozenset({0, 65}),
         symlinks=(Symlink("a", "/b"),),
         supervision=alone,
     ).steps

@@ -1,0 +1,116 @@
+"""--lie: programs in a view find another machine than the one that is there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ..views.fixtures import with_both_drivers
+from ..views.user import TestUser
+
+MACHINE = "0123456789abcdef0123456789abcdef"
+ONE = str(min(os.sched_getaffinity(0)))
+
+
+@with_both_drivers
+def test_programs_find_the_machine_that_they_are_told(user: TestUser) -> None:
+    release = user.write(user.path("release"), 'NAME="Liars"\nID=liars\n')
+    lies = [
+        *("cpus=1", "memory=512m", "uptime=3d", "hostname=liar", f"machine-id={MACHINE}"),
+        f"os-release={release}",
+    ]
+    script = (
+        "nproc; grep '^processor' /proc/cpuinfo; cat /sys/devices/system/cpu/online; "
+        "grep -E '^(MemTotal|MemAvailable|SwapTotal|Cached):' /proc/meminfo; "
+        "cut -d. -f1 /proc/uptime; hostname; cat /etc/machine-id; . /etc/os-release; echo $NAME $ID"
+    )
+    options = [word for lie in lies for word in ("--lie", lie)]
+    found = [
+        line.split() for line in user.succeeds("run", *options, "sh", "-c", script).splitlines()
+    ]
+    assert found[:7] == [
+        ["1"],
+        ["processor", ":", ONE],
+        [ONE],
+        ["MemTotal:", "524288", "kB"],
+        ["MemAvailable:", "524288", "kB"],
+        ["Cached:", "0", "kB"],
+        ["SwapTotal:", "0", "kB"],
+    ]
+    ((uptime,), *others) = found[7:]
+    assert 3 * 86400 <= int(uptime) < 3 * 86400 + 3600
+    assert others == [["liar"], [MACHINE], ["Liars", "liars"]]
+
+
+def test_commands_that_join_a_view_and_those_of_its_next_start_are_told_the_same(
+    user: TestUser,
+) -> None:
+    script = "nproc; grep MemTotal /proc/meminfo; echo started; read line || true"
+    lies = ("--lie", "cpus=1", "--lie", "memory=64m")
+    told = "1\nMemTotal:          65536 kB\n"
+    with user.start("run", "--name", "liar", *lies, "sh", "-c", script) as view:
+        assert view.stdout is not None
+        assert "".join(view.stdout.readline() for _ in range(3)) == f"{told}started\n"
+        joined = user.succeeds("exec", "liar", "sh", "-c", "nproc; grep MemTotal /proc/meminfo")
+        assert joined == told
+        view.communicate("end\n")
+    assert user.succeeds("start", "-a", "liar") == f"{told}started\n"
+    user.succeeds("rm", "liar")
+
+
+def test_a_lie_may_be_what_the_limits_say(user: TestUser) -> None:
+    if not user.is_root:
+        line = user.refused("run", "--lie", "memory=limit", "true")
+        assert line == "--lie memory=limit: give --memory as well, or a size"
+        return
+    limits = ("--memory", "96m", "--cpus", "0.5", "--lie", "memory=limit", "--lie", "cpus=limit")
+    script = "nproc; grep MemTotal /proc/meminfo"
+    assert user.succeeds("run", *limits, "sh", "-c", script) == "1\nMemTotal:          98304 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("cpus", "--lie cpus: give KEY=VALUE; keys are cpus, memory, uptime, hostname, "),
+        ("colour=blue", "--lie colour=blue: no such key; give one of cpus, "),
+        ("cpus=0", "--lie cpus=0: give a number of processors, or 'limit'"),
+        ("cpus=100000", "--lie cpus=100000: 1"),
+        ("cpus=limit", "--lie cpus=limit: give --cpus or --cpuset-cpus as well, or a number"),
+        ("memory=all", "--lie memory all: give a number with b, k, m, g or t, such as 512m"),
+        ("memory=1k", "--lie memory=1k: give 1m at least"),
+        ("uptime=-1", "--lie uptime=-1: give seconds, or a number with s, m, h or d, such as 3d"),
+        ("hostname=-x", "--hostname -x: give up to 64 letters"),
+        ("machine-id=x", "--lie machine-id=x: give 32 hexadecimal digits in lower case"),
+        ("os-release=/none", "--lie os-release=/none: give the path of a file such as /etc/os-re"),
+        (
+            "dmi.none_such=x",
+            "--lie dmi.none_such=x: this machine has no /sys/class/dmi/id/none_such",
+        ),
+        ("dmi../x=x", "--lie dmi../x=x: no such key"),
+        ("machine-id=a\nb", "--lie machine-id=a\\nb: give one line"),
+    ],
+)
+def test_a_lie_that_cannot_be_told_is_refused_in_one_line(
+    user: TestUser, lie: str, said: str
+) -> None:
+    assert user.refused("run", "--lie", lie, "true").startswith(said)
+
+
+def test_the_host_is_told_the_truth(user: TestUser) -> None:
+    with open("/proc/meminfo") as file:
+        before = file.readline()
+    upper = user.directory("upper")
+    user.succeeds(
+        "run", "--upper", upper, "--lie", "memory=64m", "--lie", f"machine-id={MACHINE}", "true"
+    )
+    with open("/proc/meminfo") as file:
+        assert file.readline() == before
+    assert os.listdir(upper) == []  # files in memory: none of it is written
+
+
+def test_clocks_are_not_set_twice(user: TestUser) -> None:
+    line = user.refused("run", "--lie", "uptime=1d", "--boottime", "5", "true")
+    assert line == "--lie uptime: leave it out with --monotonic and --boottime"
+    line = user.refused("run", "--lie", "uptime=1d", "--share", "time", "true")
+    assert line == "--lie uptime: leave out --share time"
