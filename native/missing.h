@@ -12,5 +12,8 @@
 #ifndef UMOUNT_NOFOLLOW
 #define UMOUNT_NOFOLLOW 8
 #endif
+#ifndef SYS_listxattrat /* Linux 6.13, glibc 2.41; the same number on all machines */
+#define SYS_listxattrat 465
+#endif
 
 #endif

@@ -48,6 +48,7 @@ static struct call calls[] = {
     ROW(getxattr, "psB", RESULT_OR_NONE, "path, name, value"),
     ROW(lgetxattr, "psB", RESULT_OR_NONE, "path, name, value"),
     ROW(fgetxattr, "isB", RESULT_OR_NONE, "fd, name, value"),
+    ROW(listxattrat, "ipuB", RESULT, "dirfd, path, at_flags, list"),
     ROW(getdents64, "iB", RESULT, "fd, dirp"),
     ROW(fstatfs, "ib", NOTHING, "fd, buf"),
     ROW(utimensat, "ipbi", NOTHING, "dirfd, path, times, flags"),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _BUFFER_BYTES: Final = 256
 _LARGEST_VALUE: Final = 1 << 16
-"""XATTR_SIZE_MAX"""
+"""XATTR_SIZE_MAX, and XATTR_LIST_MAX"""
+_LACKING: Final[set[str]] = set()
+"""System calls that this kernel was seen to lack: listxattrat(2) is of Linux 6.13."""
 _STATX: Final = struct.Struct("=I28xQ40xqI36x8xIIQ")
 """Of struct statx (linux/stat.h): mask, ino, btime, the device's major and minor number, mnt_id."""
 _DIRENT: Final = struct.Struct("=Q8xHB")
@@ -118,6 +120,35 @@ def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) 
             raise
         return None if length is None else bytes(value[:length])
     return None
+
+
+def xattr_names_at(dirfd: int, name: bytes) -> list[bytes]:
+    """listxattrat(2): the attributes of a name in a directory, symlinks not followed; none without support for any
+    (EOPNOTSUPP). Raises: OSError."""
+    try:
+        return _xattr_names_at(dirfd, name)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []
+        raise
+
+
+def _xattr_names_at(dirfd: int, name: bytes) -> list[bytes]:
+    if "listxattrat" not in _LACKING:
+        for size in (_BUFFER_BYTES, _LARGEST_VALUE):
+            names = bytearray(size)
+            try:
+                length = _native.listxattrat(dirfd, name, _native.AT_SYMLINK_NOFOLLOW, names)
+            except OSError as error:
+                if error.errno == errno.ERANGE and size < _LARGEST_VALUE:
+                    continue
+                if error.errno != errno.ENOSYS:
+                    raise
+                _LACKING.add("listxattrat")
+                break
+            return bytes(names[: length - 1]).split(b"\0") if length else []
+    path = b"/proc/self/fd/%d/%s" % (dirfd, name)  # takes twice as long
+    return [os.fsencode(one) for one in os.listxattr(path, follow_symlinks=False)]
 
 
 def sync_file_system(fd: int) -> None:

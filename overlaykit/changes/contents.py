@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlaykit.changes.model import Version
+    from overlaykit.overlay.layer import LayerDir
 
 _BLOCK: Final = 1 << 18
 
@@ -21,8 +22,8 @@ def same_contents(a: Version, b: Version) -> bool:
     is read of a metacopy, whose data are the old file's.
     Raises: OSError.
     """
-    size = a.size
-    if size == 0 or _data_inode(a) == _data_inode(b):
+    size = a.stat.st_size
+    if size == 0 or _is_one(a, b):
         return True
     left = a.open()
     try:
@@ -38,14 +39,20 @@ def same_contents(a: Version, b: Version) -> bool:
         os.close(left)
 
 
-def _data_inode(version: Version) -> tuple[int, int] | None:
-    if version.data is None:
-        return version.inode
-    holder, name = version.data
+def _is_one(a: Version, b: Version) -> bool:
+    """Whether one inode holds the data of both, or the data of neither can be reached."""
+    left = a.stat if a.data is None else _data_stat(*a.data)
+    right = b.stat if b.data is None else _data_stat(*b.data)
+    if left is None or right is None:
+        return left is right
+    return left.st_ino == right.st_ino and left.st_dev == right.st_dev
+
+
+def _data_stat(holder: LayerDir | None, name: bytes) -> os.stat_result | None:
+    """The inode that holds the data of a metacopy; None: it is out of reach."""
     if holder is None:
         return None
-    st = os.stat(name, dir_fd=holder.fd(), follow_symlinks=False)
-    return st.st_dev, st.st_ino
+    return os.stat(name, dir_fd=holder.fd(), follow_symlinks=False)
 
 
 def _same(left: int, right: int, size: int) -> bool:

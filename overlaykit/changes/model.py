@@ -11,6 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
+from overlaykit import attributes
 from overlaykit.beneath import INODE
 from overlaykit.overlay.markers import xattr_names
 
@@ -138,13 +139,18 @@ class Version:
     def attribute_names(self) -> list[bytes]:
         """The names of its attributes on disk, markers too. Read once. Raises: OSError."""
         if self.attributes is None:
-            path = self.path
             try:
-                self.attributes = xattr_names(path, follow=not self.name)
+                self.attributes = self._attribute_names()
             except PermissionError:
                 self.closed = True
-                self.attributes = self.read(lambda: xattr_names(path, follow=not self.name))
+                self.attributes = self.read(self._attribute_names)
         return self.attributes
+
+    def _attribute_names(self) -> list[bytes]:
+        above = self.layer_dir.fd()
+        if not self.name:
+            return xattr_names(self.layer_dir.proc_path())
+        return attributes.xattr_names_at(above, self.name)
 
     def read(self, action: Callable[[], T]) -> T:
         """Run an action that only reads the inode, with the right to do so if it is the user's own (`reader`).
@@ -168,7 +174,7 @@ class Version:
             raise OSError(errno.EIO, os.strerror(errno.EIO), os.fsdecode(self.name))
         above = holder.fd()
         try:
-            fd = os.open(name, _FLAGS | os.O_NOATIME, dir_fd=above)
+            fd = os.open(name, _OWN_FLAGS, dir_fd=above)
         except PermissionError:  # another owner's
             again = functools.partial(os.open, name, _FLAGS, dir_fd=above)
             fd = holder.layer.open(again, above, name)
@@ -192,6 +198,7 @@ class Version:
 
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OWN_FLAGS: Final = _FLAGS | os.O_NOATIME
 
 
 class Change:

@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 from contextlib import ExitStack
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from overlaykit import handles
@@ -66,13 +67,13 @@ class _Pair:
 
 class _Frame(NamedTuple):
     """A directory that is being walked: both sides, what comes before the names in their paths, the names left, last
-    first."""
+    first, with what both sides have under them as far as it is known."""
 
     old: Directory | None
     new: Directory | None
     above_old: bytes | None
     above: bytes
-    names: list[bytes]
+    names: list[tuple[bytes, Found | None, Found | None]]
 
 
 class Comparison:
@@ -234,9 +235,9 @@ class Comparison:
                 frames.pop()
                 continue
             self._descriptors.trim()
-            name = frame.names.pop()
+            name, old, new = frame.names.pop()
             try:
-                pairs, below = self._look_at(frame, name)
+                pairs, below = self._look_at(frame, name, old, new)
             except OSError as error:
                 if error.errno not in _GONE:
                     raise _named(error, frame.above + name) from None
@@ -249,32 +250,45 @@ class Comparison:
         self, old: Directory | None, new: Directory | None, old_path: bytes | None, path: bytes
     ) -> _Frame:
         merges = (self.old.merge, self.new.merge)
-        names = sorted({*names_that_differ(old, new, merges)} - {STATE}, reverse=True)
+        names = sorted(names_that_differ(old, new, merges) - {STATE}, reverse=True)
+        before, after = (
+            repeat(None, len(names)) if one is None else side.merge.find_files(one, names)
+            for one, side in ((old, self.old), (new, self.new))
+        )
         above_old = old_path + b"/" if old_path else old_path
-        return _Frame(old, new, above_old, path + b"/" if path else path, names)
+        above = path + b"/" if path else path
+        return _Frame(old, new, above_old, above, list(zip(names, before, after, strict=True)))
 
-    def _look_at(self, frame: _Frame, name: bytes) -> tuple[list[_Pair], _Frame | None]:
+    def _look_at(
+        self, frame: _Frame, name: bytes, old: Found | None, new: Found | None
+    ) -> tuple[Sequence[_Pair], _Frame | None]:
         """What both sides have under a name, and the directory to walk next."""
-        old = None if frame.old is None else self.old.find(frame.old, name)
-        new = None if frame.new is None else self.new.find(frame.new, name)
-        path = frame.above + name
+        in_old, in_new, above_old, above, _ = frame
+        if old is None and in_old is not None:
+            old = self.old.find(in_old, name)
+        if new is None and in_new is not None:
+            new = self.new.find(in_new, name)
+        path = above + name
         before = old_path = None
         if old is not None:
-            assert frame.old is not None
-            before = self.old.version(frame.old, name, old)
-            old_path = None if frame.above_old is None else frame.above_old + name
+            assert in_old is not None
+            before = self.old.version(in_old, name, old)
+            # Most have one path: the same object, as there may be many.
+            old_path = (
+                path if above_old == above else None if above_old is None else above_old + name
+            )
         if new is None:
-            return ([] if before is None else [_Pair(path, old_path, before, None)]), None
-        assert frame.new is not None
-        after = self.new.version(frame.new, name, new)
-        if not new.is_directory:
+            return (() if before is None else (_Pair(path, old_path, before, None),)), None
+        assert in_new is not None
+        after = self.new.version(in_new, name, new)
+        if not stat.S_ISDIR(new.stat.st_mode):
             moved = None
             if old is None and after.data is not None and after.layer_dir.layer.writable:
-                moved = self.new.file_moved_from(frame.new, new)
+                moved = self.new.file_moved_from(in_new, new)
             if moved is not None:
                 return [_Pair(path, moved, None, after, moved=True)], None
-            return [_Pair(path, old_path, before, after)], None
-        directory = self.new.child(frame.new, name, new)
+            return (_Pair(path, old_path, before, after),), None
+        directory = self.new.child(in_new, name, new)
         if new.redirect is not None:
             source = self.new.from_root(directory.path_in_lowers())
             if (
@@ -289,9 +303,9 @@ class Comparison:
                 return [*gone, moved_pair], below
         if old is None or not old.is_directory:
             return [_Pair(path, old_path, before, after)], self._frame(None, directory, None, path)
-        assert frame.old is not None
+        assert in_old is not None
         opaque = new.upper is not None and not new.lowers
-        below = self._frame(self.old.child(frame.old, name, old), directory, old_path, path)
+        below = self._frame(self.old.child(in_old, name, old), directory, old_path, path)
         return [_Pair(path, old_path, before, after, opaque=opaque)], below
 
     def _same_directory(
@@ -425,7 +439,8 @@ class Comparison:
                     xattrs=self.xattrs(new, of_new=True),
                 )
             what = _data_aspects(old, new)  # first: open files tell their attributes fastest
-            before, after = self.xattrs(old, of_new=False), self.xattrs(new, of_new=True)
+            before = shown_xattrs(old, self.old.markers)
+            after = shown_xattrs(new, self.new.markers)
             kept: dict[bytes, bytes] = {}
             xattrs: dict[bytes, bytes | None] = {}
             if before != after:
@@ -463,7 +478,8 @@ class Comparison:
         was, now = old.stat, new.stat
         if old.mode != new.mode:
             what.add("mode")
-        if (old.uid, old.gid) != (new.uid, new.gid) and self.new.has_other_owner(old, new):
+        is_given = old.uid != new.uid or old.gid != new.gid
+        if is_given and self.new.has_other_owner(old, new):
             what.add("owner")
         if was.st_mtime_ns != now.st_mtime_ns:
             what.add("times")
@@ -479,7 +495,7 @@ class Comparison:
 
 def _data_aspects(old: Version, new: Version) -> set[Aspect]:
     if stat.S_ISREG(new.mode):
-        if old.size != new.size:
+        if old.stat.st_size != new.stat.st_size:
             return {"size", "content"}
         return set() if same_contents(old, new) else {"content"}
     if stat.S_ISLNK(new.mode) and old.readlink() != new.readlink():

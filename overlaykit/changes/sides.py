@@ -19,12 +19,11 @@ from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.opened import as_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.markers import Origin
-    from overlaykit.overlay.nodes import Data
     from overlaykit.overlay.opened import OpenedLayer
 
 _REDIRECTING: Final = frozenset((features.REDIRECT, features.METACOPY))
@@ -125,23 +124,28 @@ class Side:
 
     def version(self, directory: Directory, name: bytes, found: Found) -> Version:
         """The file that was found as `name` in `directory`. Raises: OSError."""
-        st, holder = found.stat, found.layer_dir
+        holder, held, st, *_ = found
         data = links = names = None
         if stat.S_ISREG(st.st_mode):
             if not holder.layer.writable:
                 if may_be_one(st):
-                    data = self._metacopies.in_layer(directory, name, holder, found.name)
+                    data = self._data(directory, name, found)
             else:
                 if self._has_metacopies:
-                    path = holder.proc_path(found.name)
-                    names = holder.layer.read(
-                        lambda: xattr_names(path, follow=False), holder.fd(), found.name
-                    )
-                    if self.markers.has_metacopy(names):
-                        data = self._metacopies.in_layer(directory, name, holder, found.name)
+                    names = _names_of(holder, held)
+                    if names and self.markers.has_metacopy(names):
+                        data = self._data(directory, name, found)
                 if st.st_nlink > 1:
                     links = self._links(directory, name, found)
-        return self._version(holder, found.name, st, data, links, names)
+        if holder.layer.override is not None:
+            return self._version(holder, held, st, data, links, names)
+        return Version(holder, held, st, st.st_mode, st.st_uid, st.st_gid, data, links, names)
+
+    def _data(
+        self, directory: Directory, name: bytes, found: Found
+    ) -> tuple[LayerDir | None, bytes] | None:
+        data = self._metacopies.in_layer(directory, name, found.layer_dir, found.name)
+        return None if data is None else (data.layer_dir, data.name)
 
     def file_moved_from(self, directory: Directory, found: Found) -> bytes | None:
         """The path in the lowers under which they have the data of an upper's metacopy that was renamed."""
@@ -170,18 +174,26 @@ class Side:
         holder: LayerDir,
         name: bytes,
         st: os.stat_result,
-        data: Data | None = None,
+        data: tuple[LayerDir | None, bytes] | None = None,
         links: int | None = None,
         names: list[bytes] | None = None,
     ) -> Version:
-        where = None if data is None else (data.layer_dir, data.name)
         mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
         held_in = holder.layer.override
         if held_in is not None and overrides.applies(mode):
             override = overrides.read(holder.proc_path(name), held_in)
             if override is not None:
                 mode, uid, gid = stat.S_IFMT(mode) | override.mode, override.uid, override.gid
-        return Version(holder, name, st, mode, uid, gid, where, links, names)
+        return Version(holder, name, st, mode, uid, gid, data, links, names)
+
+
+def _names_of(holder: LayerDir, name: bytes) -> list[bytes]:
+    """The names of the attributes of a layer's file, markers too. Raises: OSError."""
+    fd = holder.fd()
+    try:
+        return attributes.xattr_names_at(fd, name)
+    except PermissionError:
+        return holder.layer.read(lambda: attributes.xattr_names_at(fd, name), fd, name)
 
 
 def layers_of(
@@ -234,6 +246,8 @@ def inode_of(layer_dir: LayerDir) -> tuple[int, int]:
 def shown_xattrs(version: Version, markers: Markers) -> dict[bytes, bytes]:
     """The attributes of a file as programs see them, and their values. Empty where a mode denies reading them."""
     found: dict[bytes, bytes] = {}
+    if version.attributes == []:  # as most are
+        return found
     hidden = version.layer_dir.layer.override
     try:
         for name in version.attribute_names():
@@ -255,16 +269,18 @@ def shown_xattrs(version: Version, markers: Markers) -> dict[bytes, bytes]:
 
 def names_that_differ(
     a: Directory | None, b: Directory | None, merge: tuple[Merge, Merge]
-) -> Iterator[bytes]:
+) -> set[bytes]:
     """The names in the layers that only one of two directories shows. The others are the same on both sides."""
     left = [] if a is None else list(a.layer_dirs)
     right = [] if b is None else list(b.layer_dirs)
     while left and right and _are_same(left[-1], right[-1]):
         left.pop()
         right.pop()
+    names: set[bytes] = set()
     for dirs, of in zip((left, right), merge, strict=True):
         for layer_dir in dirs:
-            yield from of.names_in(layer_dir)
+            names.update(of.names_in(layer_dir))
+    return names
 
 
 def _are_same(a: LayerDir, b: LayerDir) -> bool:

@@ -254,8 +254,7 @@ class _Beside:
 
     def __init__(self, fd: int, name: str, st: os.stat_result) -> None:
         self._fd, self._name = fd, name
-        self.size = st.st_size
-        self.inode = (st.st_dev, st.st_ino)
+        self.stat = st
 
     def open(self) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

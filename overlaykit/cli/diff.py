@@ -172,7 +172,9 @@ def _print_list(comparison: Comparison, changes: Iterable[Change], *, every: boo
             yield change
 
     for change, inside in folded(counted()) if not every else ((one, []) for one in counted()):
-        files = sum(not one.new.is_directory for one in inside if one.new is not None)
+        files = (
+            sum(not one.new.is_directory for one in inside if one.new is not None) if inside else 0
+        )
         if change.kind in ("deleted", "replaced") and change.old and change.old.is_directory:
             if every:
                 _print_change(change, "", colours)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit import attributes
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
-from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED, is_aufs_name
+from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class Merge:
 
         Raises: OSError (EIO) for a redirect that is no path.
         """
-        if is_aufs_name(name):
+        if name.startswith(AUFS_WHITEOUT):
             return None
         upper = directory.upper
         if upper is None:
@@ -84,7 +84,7 @@ class Merge:
         st = _stat(upper, name)
         if st is None:
             return self._find_below((upper,), directory.lowers, name)
-        if self.is_whiteout(upper, name, st):
+        if not st.st_size and self.is_whiteout(upper, name, st):
             return None
         if not stat.S_ISDIR(st.st_mode):
             return Found(upper, name, st)
@@ -106,9 +106,29 @@ class Merge:
             redirect=markers.redirect,
         )
 
+    def find_files(self, directory: Directory, names: Sequence[bytes]) -> list[Found | None]:
+        """Look many names up, as far as that takes nothing but the attributes of the topmost layer's entry.
+
+        Returns: for each name what `find` does, or None: what it is takes a `find`.
+        """
+        top = directory.top
+        fd = top.fd()
+        found: list[Found | None] = []
+        for name in names:
+            try:
+                st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError:
+                found.append(None)
+                continue
+            # An empty file may be a whiteout.
+            is_file = st.st_size and not stat.S_ISDIR(st.st_mode)
+            shows = is_file and not name.startswith(AUFS_WHITEOUT)
+            found.append(Found(top, name, st) if shows else None)
+        return found
+
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
         """Look `name` up in `directory` as if there were no upper."""
-        if is_aufs_name(name):
+        if name.startswith(AUFS_WHITEOUT):
             return None
         return self._find_below((), directory.lowers, name)
 
@@ -132,7 +152,7 @@ class Merge:
                 search = _Search(self, lowers[index:], name, found_above=False)
                 search.run()
                 return search.found
-            if self.is_whiteout(layer_dir, name, st):
+            if not st.st_size and self.is_whiteout(layer_dir, name, st):
                 return None
             return Found(layer_dir, name, st)
         return None

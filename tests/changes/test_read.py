@@ -7,6 +7,9 @@ import shutil
 import subprocess
 import sys
 
+from overlaykit.changes.opening import open_directory
+from overlaykit.changes.read import Comparison
+
 from ..posix.table import Dir, File, Symlink
 from .workspace import Workspace
 
@@ -47,6 +50,37 @@ def test_a_file_that_was_touched_but_is_equal_is_no_change(workspace: Workspace)
         write("b", b"b")
     assert workspace.listed() == []
     assert [change.path for change in workspace.changes(times=True)] == [b"a", b"b"]
+
+
+def test_a_changed_file_costs_few_calls(workspace: Workspace) -> None:
+    """Of Python's functions and of system calls: 69 on Linux 6.18, and 93 before names were looked up together."""
+
+    def calls_of(count: int) -> int:
+        counted = 0
+
+        def count_one(_frame: object, event: str, _argument: object) -> None:
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        names = [f"{count}/{number}" for number in range(count)]
+        for root, text in ((workspace.lowers[0], b"old"), (workspace.upper, b"new")):
+            os.makedirs(os.path.join(root, str(count)))
+            for name in names:
+                write(os.path.join(root, name), text)
+        upper, lower = map(open_directory, (workspace.upper, workspace.lowers[0]))
+        with Comparison.of_upper(upper, [lower]) as comparison:
+            sys.setprofile(count_one)
+            try:
+                found = list(comparison.changes(b"%d" % count))
+            finally:
+                sys.setprofile(None)
+        assert len([change for change in found if change.kind == "changed"]) == count
+        shutil.rmtree(os.path.join(workspace.upper, str(count)))
+        return counted
+
+    workspace.add({})
+    few, many = calls_of(10), calls_of(60)
+    assert (many - few) / 50 < 80
 
 
 def test_contents_that_differ_are_seen_though_size_and_times_are_as_before(

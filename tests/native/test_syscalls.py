@@ -72,6 +72,41 @@ def test_a_name_is_never_cut_at_a_nul() -> None:
         _native.openat2(HERE, "/etc\0/passwd", os.O_RDONLY)
 
 
+@pytest.mark.parametrize("lacking", [False, True], ids=["as it is", "before Linux 6.13"])
+def test_the_attributes_of_a_name_are_listed_however_many(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, lacking: bool
+) -> None:
+    def missing(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(attributes, "_LACKING", set())
+    if lacking:
+        monkeypatch.setattr(_native, "listxattrat", missing)
+    many = [b"user.%0100d" % number for number in range(5)]
+    (tmp_path / "file").touch()
+    (tmp_path / "many").touch()
+    (tmp_path / "link").symlink_to("many")
+    (tmp_path / "dangling").symlink_to("missing")
+    for name in many:
+        os.setxattr(tmp_path / "many", name, b"")
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        for name, expected in ((b"file", []), (b"many", many), (b"link", []), (b"dangling", [])):
+            assert sorted(attributes.xattr_names_at(fd, name)) == expected
+        with pytest.raises(FileNotFoundError):
+            attributes.xattr_names_at(fd, b"missing")
+    finally:
+        os.close(fd)
+
+
+def test_a_file_system_without_attributes_has_none() -> None:
+    fd = os.open("/proc", os.O_PATH)
+    try:
+        assert attributes.xattr_names_at(fd, b"version") == []
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.parametrize("flags", [-1, 1 << 32])
 def test_flags_that_do_not_fit_are_refused_rather_than_cut(flags: int) -> None:
     with pytest.raises(OverflowError):
