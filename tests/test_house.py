@@ -167,10 +167,11 @@ def test_the_merge_and_its_changes_need_no_other_distribution(room: str) -> None
             assert top == "overlaykit" or top in sys.stdlib_module_names, f"{path}: {module}"
 
 
-def test_only_its_command_imports_the_benchmark() -> None:
+def test_only_its_commands_import_the_benchmark() -> None:
     importing = {path for path in sources(HOUSE) if "bench" in imported(path)}
     inside = set(sources("bench"))
-    assert importing - inside == {os.path.join(HOUSE, "cli", "bench.py")}
+    commands = {os.path.join(HOUSE, "cli", name) for name in ("bench.py", "compare.py")}
+    assert importing - inside == commands
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,7 @@ def main(arguments: list[str]) -> int:
     args = command.parse_args(arguments)
     if args.rounds is not None and args.rounds < 1:
         command.error(f"--rounds {args.rounds}: give 1 or more")
-    from overlaykit.bench import report
-    from overlaykit.bench.runner import Runner
     from overlaykit.bench.selection import plan
-    from overlaykit.cli.interruption import Interruption
 
     chosen = plan(
         quick=args.quick,
@@ -45,8 +42,21 @@ def main(arguments: list[str]) -> int:
     if args.list:
         _list(chosen)
         return 0
-    if args.output is not None:
-        report.check_output(args.output)
+    measure(chosen, output=args.output, as_json=args.json)
+    return 0
+
+
+def measure(chosen: Plan, *, output: str | None, as_json: bool) -> None:
+    """Run a plan, write its report into the directory `output`, if there is one, and print it.
+
+    Raises: Error, SystemExit: a signal ended the run.
+    """
+    from overlaykit.bench import report
+    from overlaykit.bench.runner import Runner
+    from overlaykit.cli.interruption import Interruption
+
+    if output is not None:
+        report.check_output(output)
     # The runner makes a directory of its own there.
     runner = Runner(chosen, parent=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
     try:
@@ -56,11 +66,10 @@ def main(arguments: list[str]) -> int:
         found = runner.report()
         if found is not None:
             try:
-                if args.output is not None:
-                    report.write(found, args.output)
+                if output is not None:
+                    report.write(found, output)
             finally:
-                _show(found, as_json=args.json)
-    return 0
+                _show(found, as_json=as_json)
 
 
 def parser() -> Parser:

@@ -142,6 +142,10 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("overlaykit bench --quick", "a selection, in two minutes"),
         ("overlaykit bench --only 'start/*' --json", "what a start costs, for programs"),
     ),
+    "compare": (
+        ("overlaykit compare -- python3 -c pass", "the start of Python as a process and in views"),
+        ("overlaykit compare --only view --output report -- make", "the drivers, with plots"),
+    ),
     "mount.fuse.overlaykit": (
         (
             "mount -t fuse.overlaykit -o lowerdir=top:bottom overlaykit merged",

@@ -10,13 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.known import PLAIN
-from overlaykit.bench.views.idle import idle_processes
+from overlaykit.bench.views.idle import IDLE, idle_processes
 from overlaykit.bench.views.launchers import OURS, ours, warm
 from overlaykit.bench.workload import Context, Point, Subject, Unit
 from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from overlaykit.bench.views.launchers import Launcher
 
 _FILES: Final = 16
 _SIZE: Final = 1 << 20
@@ -90,6 +92,15 @@ class Disk:
 
 def workloads() -> list[Disk]:
     return [Disk("idle"), Disk("changed")]
+
+
+def of_launcher(launcher: Launcher, context: Context) -> float:
+    """The bytes on disk of an idle view."""
+    with _directory(context.directory) as made:
+        environment = {**launcher.environment, "XDG_CACHE_HOME": made}
+        command = launcher.command(*IDLE)
+        with idle_processes([command], context.interruptible, environment=environment):
+            return occupied(made)
 
 
 def occupied(directory: str) -> int:

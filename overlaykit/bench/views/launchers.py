@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -55,6 +55,11 @@ class Launcher:
         if self.argv and shutil.which(self.argv[0]) is None:
             raise Unfit(f"there is no {self.argv[0]}: apt-get install {self.package}")
         return [*self.argv, *self.complete(argv)]
+
+    def with_options(self, *options: str) -> Launcher:
+        """The launcher of ours with more options of `overlaykit run`."""
+        *before, end = self.argv
+        return replace(self, argv=(*before, *options, end))
 
     @property
     def environment(self) -> dict[str, str]:

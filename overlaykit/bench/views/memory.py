@@ -150,6 +150,16 @@ def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Mem
     )
 
 
+def of_launcher(launcher: Launcher, interruptible: Interruptible) -> float:
+    """The memory of an idle command's launcher, without the command's own, in bytes (PSS)."""
+    others = _processes()
+    with idle_processes([launcher.command(*IDLE)], interruptible):
+        with interruptible():
+            time.sleep(_SETTLE_SECONDS)
+        found = _processes() - others
+        return sum(proportional(one)[0] for one in found if not _is_command(one))
+
+
 def _processes() -> set[int]:
     """The processes below this one, and the daemons of all views: those of a fork server may be elsewhere."""
     return set(descendants(os.getpid())) | _daemons()
@@ -163,6 +173,13 @@ def _daemons() -> set[int]:
 def _fork_server() -> set[int]:
     running = server.status()
     return set() if running is None else {running.pid}
+
+
+def _is_command(process: int) -> bool:
+    """Whether it is the last program of IDLE."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/comm") as file:
+        return file.read() == "cat\n"
+    return False
 
 
 def proportional(process: int) -> tuple[int, int]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from overlaykit.bench.views import client, server
 from overlaykit.bench.views.idle import idle_processes
 from overlaykit.bench.views.launchers import ours, plain, podman, warm_subjects
 from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
-from overlaykit.views import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from overlaykit.bench.views.launchers import Launcher
     from overlaykit.bench.workload import Interruptible
+
+    Serving: TypeAlias = Callable[[Interruptible], contextlib.AbstractContextManager[int]]
+    """Runs the server: its port on the host."""
 
 _CONNECTIONS: Final = 8
 _LOOPBACK: Final = "127.0.0.1"
@@ -53,8 +55,8 @@ class Ports:
 
     def open(self, context: Context) -> contextlib.AbstractContextManager[Sequence[Subject]]:
         servers = (
-            (plain(), _on_host),
-            (ours("-p", f"0:{_PORT}"), _published),
+            (plain(), on_host),
+            (ours("-p", f"0:{_PORT}"), partial(published, ours())),
             (podman("--publish", f"0:{_PORT}"), _published_by_podman),
         )
         return warm_subjects(
@@ -62,27 +64,28 @@ class Ports:
             for launcher, serving in servers
         )
 
-    def _measure(
-        self,
-        serving: Callable[[Interruptible], contextlib.AbstractContextManager[int]],
-        interruptible: Interruptible,
-    ) -> float:
-        with serving(interruptible) as port, interruptible():
-            if self._kind == "bulk":
-                return server.BULK_BYTES / client.timed_bulk(port)
-            if self._kind == "requests":
-                seconds = client.timed_requests(port, self.operations, _CONNECTIONS)
-            else:
-                seconds = client.timed_new_connections(port, self.operations)
-        return self.operations / seconds
+    def _measure(self, serving: Serving, interruptible: Interruptible) -> float:
+        return per_second(self._kind, serving, self.operations, interruptible)
 
 
 def workloads(scale: float) -> list[Ports]:
     return [Ports(kind, scale) for kind in _NUMBERS]
 
 
+def per_second(kind: Kind, serving: Serving, number: int, interruptible: Interruptible) -> float:
+    """The requests, or bytes, a second of a client that makes so many requests."""
+    with serving(interruptible) as port, interruptible():
+        if kind == "bulk":
+            return server.BULK_BYTES / client.timed_bulk(port)
+        if kind == "requests":
+            seconds = client.timed_requests(port, number, _CONNECTIONS)
+        else:
+            seconds = client.timed_new_connections(port, number)
+    return number / seconds
+
+
 @contextlib.contextmanager
-def _on_host(interruptible: Interruptible) -> Iterator[int]:
+def on_host(interruptible: Interruptible) -> Iterator[int]:
     """Run the server on the host: its port."""
     with idle_processes([plain().command(*_server(0))], interruptible) as (process,):
         assert process.stdout is not None
@@ -90,24 +93,28 @@ def _on_host(interruptible: Interruptible) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _published(interruptible: Interruptible) -> Iterator[int]:
-    """Run the server in a view: the published port on the host."""
-    name = f"bench-{os.getpid()}"
-    view = ours("-p", f"0:{_PORT}", "--name", name)
-    with idle_processes([view.command(*_server(_PORT))], interruptible):
-        (published,) = Registry().find(name).about.ports
-        _, port, _ = published.rsplit(":", 2)
-        yield int(port)
+def published(launcher: Launcher, interruptible: Interruptible) -> Iterator[int]:
+    """Run the server in a view: the published port on the host, one that was free before."""
+    port = _free()
+    view = launcher.with_options("-p", f"{_LOOPBACK}:{port}:{_PORT}")
+    with idle_processes([view.command(*_server(_PORT, _ANY))], interruptible):
+        yield port
 
 
 @contextlib.contextmanager
 def _published_by_podman(interruptible: Interruptible) -> Iterator[int]:
     """Run the server in a container: the published port on the host, one that was free before."""
-    with socket.create_server((_LOOPBACK, 0)) as free:
-        port: int = free.getsockname()[1]
+    port = _free()
     container = podman("--publish", f"{_LOOPBACK}:{port}:{_PORT}")
     with idle_processes([container.command(*_server(_PORT, _ANY))], interruptible):
         yield port
+
+
+def _free() -> int:
+    """A port of the host that is free now."""
+    with socket.create_server((_LOOPBACK, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def _server(port: int, address: str = _LOOPBACK) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views import computation
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from overlaykit.bench.views.launchers import Launcher
     from overlaykit.bench.workload import Interruptible
+
+Work: TypeAlias = Literal["hash", "syscall"]
 
 _NUMBERS: Final = {"hash": 500_000, "syscall": 1_000_000}
 _WHAT: Final = {
@@ -35,7 +37,7 @@ class Processor:
     most_rounds: int | None = None
     point: Point | None = None
 
-    def __init__(self, work: Literal["hash", "syscall"], scale: float) -> None:
+    def __init__(self, work: Work, scale: float) -> None:
         self._number = scaled(_NUMBERS[work], scale)
         self.operations = self._number
         self.name = f"processor/{work}"
@@ -49,19 +51,26 @@ class Processor:
         )
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
-        program = (sys.executable, "-I", "-S", computation.__file__, self._work, str(self._number))
-        command = launcher.command(*program)
-        with (
-            reap_on_exit(),
-            subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            ) as process,
-            interruptible(),
-        ):
-            output, errors = process.communicate()
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
-        return float(output) / self.operations
+        return seconds_each(launcher, self._work, self._number, interruptible)
+
+
+def seconds_each(
+    launcher: Launcher, work: Work, number: int, interruptible: Interruptible
+) -> float:
+    """The processor time of one of `number` pieces of work, in seconds."""
+    program = (sys.executable, "-I", "-S", computation.__file__, work, str(number))
+    command = launcher.command(*program)
+    with (
+        reap_on_exit(),
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process,
+        interruptible(),
+    ):
+        output, errors = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
+    return float(output) / number
 
 
 def workloads(scale: float) -> list[Processor]:

@@ -55,25 +55,36 @@ class Start:
         )
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
-        command = launcher.command("echo", "here")
-        with launcher.surroundings(), reap_on_exit():
-            began = time.perf_counter()
-            with subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=launcher.environment,
-            ) as process:
-                with interruptible():
-                    assert process.stdout is not None
-                    first = process.stdout.read(1)
-                    first_output = time.perf_counter()
-                    _, errors = process.communicate()
-                end = time.perf_counter()
-        if process.returncode or not first:
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
-        return (first_output if self._until == "first" else end) - began
+        first_output, end = _timed(launcher, interruptible)
+        return first_output if self._until == "first" else end
+
+
+def until_first_output(launcher: Launcher, interruptible: Interruptible) -> float:
+    """The seconds until a command's first byte of output."""
+    return _timed(launcher, interruptible)[0]
+
+
+def _timed(launcher: Launcher, interruptible: Interruptible) -> tuple[float, float]:
+    """The seconds until a command's first byte of output, and until its end."""
+    command = launcher.command("echo", "here")
+    with launcher.surroundings(), reap_on_exit():
+        began = time.perf_counter()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=launcher.environment,
+        ) as process:
+            with interruptible():
+                assert process.stdout is not None
+                first = process.stdout.read(1)
+                first_output = time.perf_counter()
+                _, errors = process.communicate()
+            end = time.perf_counter()
+    if process.returncode or not first:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
+    return first_output - began, end - began
 
 
 class Many:
