@@ -406,7 +406,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     plan.attach("run", "/run")
     _names(plan, spec, host_network=host_network)
     for cover in spec.covers:
-        plan.cover(cover.path, cover.contents, make=cover.make, required=cover.required)
+        makes = cover.make and not spec.keep  # a file that is made would stay
+        plan.cover(cover.path, cover.contents, make=makes, required=cover.required)
     if spec.hidden:
         plan.hide(spec.hidden)
     for bind in spec.binds:

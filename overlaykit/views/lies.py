@@ -30,6 +30,7 @@ _LIMIT: Final = "limit"
 _KEYS: Final = "cpus, memory, uptime, hostname, machine-id, os-release, dmi.FIELD"
 _FIELD: Final = re.compile(r"[a-z_]+")
 _LEAST_MEMORY: Final = 1 << 20
+_LARGEST: Final = 1 << 16
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PROCESSORS: Final = "/sys/devices/system/cpu/"
 _DMI: Final = "/sys/class/dmi/id/"
@@ -172,11 +173,17 @@ def _machine_id(text: str, value: str, _: Limits | None) -> str:
 
 
 def _os_release(text: str, value: str, _: Limits | None) -> str:
+    wanted = "give the path of a file such as /etc/os-release"
     try:
-        return _contents(value)
+        if not os.path.isfile(value) or os.path.getsize(value) > _LARGEST:
+            raise BadLie(text, f"{wanted}, of {_LARGEST >> 10} KiB at most")
+        found = _contents(value)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise BadLie(text, f"give the path of a file such as /etc/os-release ({reason})") from error
+        raise BadLie(text, f"{wanted} ({reason})") from error
+    if "\0" in found:
+        raise BadLie(text, f"{wanted} (it is no text)")
+    return found
 
 
 _PARSERS: Final[dict[str, Callable[[str, str, Limits | None], object]]] = {

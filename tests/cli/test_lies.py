@@ -83,6 +83,8 @@ def test_a_lie_may_be_what_the_limits_say(user: TestUser) -> None:
         ("hostname=-x", "--hostname -x: give up to 64 letters"),
         ("machine-id=x", "--lie machine-id=x: give 32 hexadecimal digits in lower case"),
         ("os-release=/none", "--lie os-release=/none: give the path of a file such as /etc/os-re"),
+        ("os-release=/dev/zero", "--lie os-release=/dev/zero: give the path of a file such as"),
+        ("os-release=/bin/sh", "--lie os-release=/bin/sh: give the path of a file such as"),
         (
             "dmi.none_such=x",
             "--lie dmi.none_such=x: this machine has no /sys/class/dmi/id/none_such",
@@ -107,6 +109,22 @@ def test_the_host_is_told_the_truth(user: TestUser) -> None:
     with open("/proc/meminfo") as file:
         assert file.readline() == before
     assert os.listdir(upper) == []  # files in memory: none of it is written
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_file_that_is_told_of_is_made_where_it_is_missing_but_does_not_stay(
+    user: TestUser, kept: bool
+) -> None:
+    names = {name: "" for name in ("hosts", "hostname", "resolv.conf")}
+    layer = user.directory("layer", "etc", **names)
+    namespace = "trusted" if user.is_root else "user"
+    os.setxattr(layer, f"{namespace}.overlay.opaque", b"y")
+    upper = user.directory("upper")
+    run = ("run", *(("--upper", upper) if kept else ()), "-l", os.path.dirname(layer), "-l", "host")
+    script = "cat /etc/machine-id 2>/dev/null || echo none"
+    found = user.succeeds(*run, "--lie", f"machine-id={MACHINE}", "sh", "-c", script)
+    assert found == ("none\n" if kept else f"{MACHINE}\n")
+    assert os.listdir(upper) == []
 
 
 def test_clocks_are_not_set_twice(user: TestUser) -> None:
