@@ -115,7 +115,7 @@ def test_the_host_is_told_the_truth(user: TestUser) -> None:
 def test_a_file_that_is_told_of_is_made_where_it_is_missing_but_does_not_stay(
     user: TestUser, kept: bool
 ) -> None:
-    names = {name: "" for name in ("hosts", "hostname", "resolv.conf")}
+    names = dict.fromkeys(("hosts", "hostname", "resolv.conf"), "")
     layer = user.directory("layer", "etc", **names)
     namespace = "trusted" if user.is_root else "user"
     os.setxattr(layer, f"{namespace}.overlay.opaque", b"y")
