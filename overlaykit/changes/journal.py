@@ -28,8 +28,8 @@ _FRAME: Final = struct.Struct("<II")
 """Before each record: the length in bytes, and the CRC-32 of its bytes."""
 _RESERVE: Final = 4096
 """Bytes behind the steps, so that a full disk does not forbid to write how it ended."""
-_VERSION: Final = 2
-"""1: without `Step.held`."""
+_VERSION: Final = 3
+"""1: without `Step.held`. 2: without the operation `remove`."""
 
 
 class JournalOfLater(Error):

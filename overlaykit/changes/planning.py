@@ -47,11 +47,15 @@ class Conflict(Record, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """What leaves its name: it was deleted, or goes to another name. `seen`: what it was when it was checked."""
+    """What leaves its name: it was deleted, or goes to another name. `seen`: what it was when it was checked.
+
+    `is_removed`: a directory that cannot be renamed. What it holds leaves by itself, before it.
+    """
 
     path: bytes
     change: Change
     seen: Seen
+    is_removed: bool = False
 
 
 @dataclass(slots=True)
@@ -97,6 +101,8 @@ class Plan:
     merged: list[Conflict]
     """Files of which both have changed the text, and that get both changes."""
     choice: Choice
+    is_on_overlay: bool
+    """Whether the target is on the kernel's overlayfs."""
 
     @property
     def is_empty(self) -> bool:
@@ -172,6 +178,14 @@ class _Planner:
         }
         self._new = {one.path: one for one in changes if one.new is not None}
         self._lower_memo: dict[bytes, bytes | None] = {b"": b""}
+        self._held: dict[bytes, dict[str, os.stat_result]] = {}
+        """What directories hold that have to make way, by paths from there."""
+        self._remade: dict[bytes, Change] = {}
+        """Renamed directories that are made anew, by their old paths."""
+        self._remade_in: set[bytes] = set()
+        """What is put into these, though it did not change itself."""
+        if self._target.is_overlay:
+            self._remake_renamed_directories()
         self._add_where_source_is_gone()
         self._add_uncompared()
         self._add_missing_directories()
@@ -184,10 +198,16 @@ class _Planner:
             and one.old_path not in self._sources
             and self._old_place(one.path) == one.old_path
         }
+        self._deleted |= {
+            source: Change(path=one.path, kind="deleted", old_path=source, old=one.old)
+            for source, one in self._remade.items()
+        }
 
     def make(self, paths: Sequence[bytes]) -> Plan:
         departures = list(self._departures())
         arrivals, kept_changes = self._arrivals()
+        if self._target.is_overlay:
+            departures = self._emptied(departures, arrivals)
         self._check_origins()
         opened: dict[bytes, os.stat_result] = {}
         for one in departures:
@@ -212,7 +232,10 @@ class _Planner:
                 else one
                 for one in arrivals
             ]
-        written = [*self._deleted.values(), *self._new.values()]
+        new = {path: one for path, one in self._new.items() if path not in self._remade_in}
+        new |= {one.path: one for one in self._remade.values()}
+        deleted = (one for source, one in self._deleted.items() if source not in self._remade)
+        written = [*deleted, *new.values()]
         return Plan(
             changes=sorted(written, key=lambda one: (one.path.split(b"/"), one.new is not None)),
             departures=departures,
@@ -226,6 +249,7 @@ class _Planner:
                 for path in self.merged
             ],
             choice="",
+            is_on_overlay=self._target.is_overlay,
         )
 
     # Paths
@@ -280,9 +304,46 @@ class _Planner:
             del self._sources[source]
             self._add_tree(change.path, change.new)
 
+    def _remake_renamed_directories(self) -> None:
+        """Make renamed directories anew, and rename what they hold: the target refuses to rename directories."""
+        self._remade = {
+            source: one
+            for source, one in self._sources.items()
+            if one.new is not None
+            and one.new.is_directory
+            and (st := self._target.stat_or_none(source)) is not None
+            and stat.S_ISDIR(st.st_mode)
+        }
+        tops = {one.path for one in self._remade.values()}
+        for source, change in self._remade.items():
+            del self._sources[source]
+            assert change.new is not None
+            self._add(change.path, change.new)
+            for below, version in self._comparison.held_by_new(change.path):
+                path, old_path = join(change.path, below), join(source, below)
+                top = path
+                while top not in tops:
+                    top = parent(top)
+                if top == change.path:
+                    self._put_again(path, old_path, version)
+
+    def _put_again(self, path: bytes, old_path: bytes, version: Version) -> None:
+        """Put what a renamed directory holds into the new one: by a rename, unless it is another one than there."""
+        known = self._new.get(path)
+        if known is None:
+            self._remade_in.add(path)
+        if known is not None and known.kind in ("added", "renamed"):
+            return
+        if known is not None or version.is_directory:
+            self._add(path, version)
+            return
+        self._new[path] = self._sources[old_path] = Change(
+            path=path, kind="renamed", old_path=old_path, old=version, new=version
+        )
+
     def _add_uncompared(self) -> None:
         """Add what the view has at the old names of what was renamed: it was compared with that, and may be equal."""
-        for source in self._sources:
+        for source in (*self._sources, *self._remade):
             path = join(self._path_in_view(parent(source)), name_of(source))
             known = self._new.get(path)
             if known is not None and known.kind in ("added", "renamed"):
@@ -407,6 +468,27 @@ class _Planner:
             self._target.refuse_mounts(path, below=change.kind == "deleted")
             yield Departure(path, change, self._target.seen(st, digest))
 
+    def _emptied(
+        self, departures: Sequence[Departure], arrivals: Sequence[Arrival]
+    ) -> list[Departure]:
+        """The departures with all that their directories hold, and with directories that arrivals would displace."""
+        found: dict[bytes, Departure] = {}
+        leaving = [(one.path, one.change, one.seen) for one in departures]
+        for one in arrivals:
+            if one.displaced is not None and stat.S_ISDIR(one.displaced.mode):
+                place = self._place(one.change.path)
+                assert place is not None
+                leaving.append((place, one.change, one.displaced))
+                one.displaced = None
+        for path, change, seen in leaving:
+            is_directory = stat.S_ISDIR(seen.mode)
+            found[path] = Departure(path, change, seen._replace(digest=""), is_directory)
+            for below, st in self._held.get(path, {}).items() if is_directory else ():
+                inside = join(path, os.fsencode(below))
+                seen = self._target.seen(st, "")
+                found[inside] = Departure(inside, change, seen, stat.S_ISDIR(st.st_mode))
+        return sorted(found.values(), key=lambda one: (-one.path.count(b"/"), one.path))
+
     # Arrivals
 
     def _arrivals(self) -> tuple[list[Arrival], list[Change]]:
@@ -470,7 +552,7 @@ class _Planner:
         self, departures: list[Departure], arrivals: list[Arrival], changes: list[Change]
     ) -> Iterator[Kept]:
         changed = {one.path: one for one in changes}
-        gone = {one.path for one in departures if one.change.kind == "deleted"}
+        gone = {one.path for one in departures if one.change.kind == "deleted" or one.is_removed}
         gone |= {
             place
             for one in arrivals
@@ -525,6 +607,7 @@ class _Planner:
             is_leaving = self._is_leaving_below(place)
             with self._places.parent("target", os.fsdecode(place)) as (fd, name):
                 digest = digest_of(fd, name, is_leaving, held.__setitem__)
+            self._held[place] = held
             for one in held.values():
                 self._target.stay_on_device(place, one)
                 self._inodes.add(one.st_ino)

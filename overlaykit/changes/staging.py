@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, inodes
@@ -17,6 +18,7 @@ from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
 from overlaykit.progress import counted_all
+from overlaykit.reader import opened_past_modes, past_modes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +47,8 @@ class Staging:
         self._fd = places.roots["state"]
         self._serial = 0
         self._aside: dict[bytes, str] = {}
+        self._stand_ins: dict[bytes, Seen] = {}
+        """Of removed directories: what comes in their places if that is taken back."""
         self._made_for: dict[tuple[int, int], str] = {}
         self._moves = request.consumes and self._is_one_file_system()
         self._movable = self._find_movable()
@@ -53,6 +57,8 @@ class Staging:
 
     def steps(self) -> list[Step]:
         """Raises: OSError."""
+        if self._plan.is_on_overlay:
+            self._copy_up_links()
         leaving = list(self._leaving())
         arriving = list(self._arriving())
         renames = [*self._consuming(), *leaving, *arriving]
@@ -106,6 +112,30 @@ class Staging:
         inside = os.stat(b"upper", dir_fd=self._fd, follow_symlinks=False)
         return os.path.samestat(inside, os.fstat(self._places.roots["store"]))
 
+    def _copy_up_links(self) -> None:
+        """Have the kernel's overlayfs copy up the files with several names that leave theirs, which it does anyway."""
+        plan = self._plan
+        plan.departures = [
+            one if one.is_removed else replace(one, seen=self._copied_up(one.path, one.seen))
+            for one in plan.departures
+        ]
+        for arrival in plan.arrivals:
+            if arrival.displaced is not None:
+                path = arrival.change.path
+                arrival.displaced = self._copied_up(path, arrival.displaced)
+
+    def _copied_up(self, path: bytes, seen: Seen) -> Seen:
+        with self._places.parent("target", os.fsdecode(path)) as (fd, name):
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if st.st_nlink == 1 or not seen.is_still(st):
+                return seen
+            if stat.S_ISLNK(st.st_mode):
+                os.chown(name, -1, -1, dir_fd=fd, follow_symlinks=False)
+            else:
+                os.chmod(name, stat.S_IMODE(st.st_mode), dir_fd=fd)
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return seen._replace(ino=st.st_ino)
+
     # The steps
 
     def _consuming(self) -> Iterator[Step]:
@@ -122,7 +152,30 @@ class Staging:
             self._serial += 1
             aside = f"old/{self._serial}"
             self._aside[one.path] = aside
-            yield Step("move", "state", aside, "target", os.fsdecode(one.path), one.seen)
+            path = os.fsdecode(one.path)
+            if one.is_removed:
+                seen = self._stand_ins[one.path] = self._stand_in(path, f"new/{self._serial}")
+                yield Step("remove", "state", aside, "target", path, seen, one.seen)
+            else:
+                yield Step("move", "state", aside, "target", path, one.seen)
+
+    def _stand_in(self, path: str, made: str) -> Seen:
+        """Make an empty directory with the metadata of one of the target's, but for its times."""
+        source = opened_past_modes(lambda: self._places.open("target", path))
+        try:
+            os.mkdir(made, _RWX, dir_fd=self._fd)
+            copy = os.open(made, INODE, dir_fd=self._fd)
+            try:
+                past_modes(
+                    lambda: inodes.copy(source, copy, data=False, skip_xattrs=OVERLAY_PREFIXES)
+                )
+                mode = stat.S_IMODE(os.fstat(source).st_mode)
+                os.chmod(f"/proc/self/fd/{copy}", mode | _RWX)
+                return Seen.of(os.fstat(copy))._replace(ctime_ns=0)
+            finally:
+                os.close(copy)
+        finally:
+            os.close(source)
 
     def _arriving(self) -> Iterator[Step]:
         departures = {one.path: one.seen for one in self._plan.departures}
@@ -169,12 +222,15 @@ class Staging:
             st = found[path]
             mode = stat.S_IMODE(st.st_mode)
             widened = mode | _RWX if os.geteuid() else mode
+            stand_in = self._stand_ins.get(path)
+            is_set = widened != mode or stand_in is not None
             yield Step(
                 "open",
                 "target",
                 os.fsdecode(path),
                 moved=Seen(st.st_ino, st.st_mode),
-                old=Meta(mode=mode if widened != mode else None, mtime_ns=st.st_mtime_ns),
+                displaced=stand_in,
+                old=Meta(mode=mode if is_set else None, mtime_ns=st.st_mtime_ns),
                 new=None if widened == mode else Meta(mode=widened),
             )
         yield from self._opening_upper()

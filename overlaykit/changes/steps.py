@@ -1,5 +1,7 @@
 """The steps of an application: each a rename, or the metadata of one directory, and each can be taken back.
 
+Where directories cannot be renamed, one is removed, and a like one is kept to be put in its place again.
+
 A rename puts a file that is complete under its name, and what it displaces under the name that it had. So where the two
 inodes are tells whether it was done, also after a crash, and doing it again in the other direction takes it back.
 """
@@ -27,7 +29,7 @@ Root: TypeAlias = Literal["target", "state", "upper", "store"]
 """Directories that paths of steps begin at. `state`: that of this application, in the target. `store`: where what the
 upper holds goes."""
 
-Operation: TypeAlias = Literal["move", "exchange", "open", "close"]
+Operation: TypeAlias = Literal["move", "exchange", "remove", "open", "close"]
 
 _PARENT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _RWX: Final = 0o700
@@ -87,7 +89,10 @@ class Step(NamedTuple):
     """One step. Paths are os.fsdecode'd.
 
     `move`: from `source` to `path`, which is free. `exchange`: of the two.
+    `remove`: the empty directory at `source`, once and for all: what is at `kept`, and then at `path`, gets its place
+    if this is taken back.
     `open`: a directory that is there before and gets other names in it: `new` lets its owner write; taken back last.
+    `displaced`: what it is then, if it was removed.
     `close`: its metadata, or those of a new directory, in the end.
     `moved`, `displaced`: what is at `source` and at `path` before. `strip`: attributes that are removed from `source`
     first, with their values. `held`: the inode numbers of all that a directory holds that is moved whole.
@@ -125,7 +130,12 @@ class Step(NamedTuple):
 
     @property
     def renames(self) -> bool:
-        return self.operation in ("move", "exchange")
+        return self.operation in ("move", "exchange", "remove")
+
+    @property
+    def kept(self) -> str:
+        """Where a directory is that stands in for a removed one, as long as that is not removed."""
+        return self.path.replace("old/", "new/", 1)
 
 
 class Displaced(Exception):
@@ -195,7 +205,7 @@ class Places:
         st = self.stat(step.root, step.path)
         if st is None or st.st_ino != step.moved.ino:
             return False
-        if step.displaced is None:
+        if step.displaced is None or step.operation == "remove":
             return True
         st = self.stat(step.source_root, step.source)
         return st is not None and st.st_ino == step.displaced.ino
@@ -205,6 +215,8 @@ class Places:
         match step.operation:
             case "move" | "exchange":
                 self._rename(step, again=again)
+            case "remove":
+                self._remove(step)
             case "open" | "close":
                 self._set(step, step.new)
 
@@ -213,6 +225,8 @@ class Places:
         match step.operation:
             case "move" | "exchange":
                 self._rename_back(step)
+            case "remove":
+                self._remove_back(step)
             case "open" | "close":
                 if step.old is not None:
                     self._set(step, step.old)
@@ -284,6 +298,34 @@ class Places:
             with self.parent(step.source_root, step.source) as (source, name):
                 self._restore(step, source, name)
 
+    def _remove(self, step: Step) -> None:
+        assert step.moved is not None
+        assert step.displaced is not None
+        state = self.roots[step.root]
+        with self.parent(step.source_root, step.source) as (parent, name):
+            st = attributes.stat_or_none(parent, name)
+            if st is not None and st.st_ino == step.moved.ino:  # it was taken back
+                _rename(step, parent, name, state, step.path, _native.RENAME_NOREPLACE)
+                return
+            if st is not None:
+                if not step.displaced.is_still(st):
+                    raise Displaced(step, _in_target(step))
+                _remove_directory(step, parent, name)
+            reach("apply.removed")
+        _rename(step, state, step.kept, state, step.path, _native.RENAME_NOREPLACE)
+
+    def _remove_back(self, step: Step) -> None:
+        assert step.moved is not None
+        assert step.displaced is not None
+        kept = step.path if self.is_done(step) else step.kept
+        with self.parent(step.source_root, step.source) as (parent, name):
+            st = attributes.stat_or_none(parent, name)
+            if st is None:
+                state = self.roots[step.root]
+                _rename(step, state, kept, parent, name, _native.RENAME_NOREPLACE)
+            elif st.st_ino not in (step.moved.ino, step.displaced.ino):
+                raise Displaced(step, _in_target(step))
+
     def _restore(self, step: Step, fd: int, name: str) -> None:
         path = f"/proc/self/fd/{fd}/{name}"
         for attribute, value in step.strip.items():
@@ -304,7 +346,8 @@ class Places:
             raise Displaced(step, _in_target(step)) from None
         try:
             st = os.fstat(fd)
-            if st.st_ino != step.moved.ino or not stat.S_ISDIR(st.st_mode):
+            expected = {one.ino for one in (step.moved, step.displaced) if one is not None}
+            if st.st_ino not in expected or not stat.S_ISDIR(st.st_mode):
                 raise Displaced(step, _in_target(step))
             if meta is not None:
                 _set_meta(fd, st, meta)
@@ -343,6 +386,15 @@ def _rename(step: Step, source: int, name: str, parent: int, target: str, flags:
     except (FileExistsError, FileNotFoundError):
         raise Displaced(step, _in_target(step)) from None
     except OSError as error:
+        raise OSError(error.errno, error.strerror, _in_target(step)) from None
+
+
+def _remove_directory(step: Step, parent: int, name: str) -> None:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+            raise Displaced(step, _in_target(step)) from None
         raise OSError(error.errno, error.strerror, _in_target(step)) from None
 
 

@@ -6,7 +6,7 @@ import functools
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native, attributes, handles, mountinfo
 from overlaykit.changes.contents import same_contents
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from overlaykit.changes.steps import Places
 
 LeftElsewhere: TypeAlias = "Callable[[], Container[int]]"
+
+
+_OVERLAYFS: Final = 0x794C7630
+"""OVERLAYFS_SUPER_MAGIC of linux/magic.h"""
 
 
 class OnOtherFileSystem(Error):
@@ -69,6 +73,12 @@ class Target:
         self._changed_inodes = changed_inodes
         self._device = os.fstat(places.roots["target"]).st_dev
         self._mounts = _mounts_below(places.roots["target"])
+        self.is_overlay = attributes.file_system_of(places.roots["target"]) == _OVERLAYFS
+        """Whether it is on the kernel's overlayfs, as the root of a container is.
+
+        That renames no directories of its lowers (EXDEV), and gives a file of theirs with several names a number of its
+        own when it is renamed.
+        """
 
     def stay_on_device(self, path: bytes, st: os.stat_result) -> None:
         if st.st_dev != self._device:

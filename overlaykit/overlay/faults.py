@@ -57,6 +57,7 @@ Step: TypeAlias = Literal[
     "apply.staged",
     "apply.planned",
     "apply.stripped",
+    "apply.removed",
     "apply.step",
     "apply.stepped",
     "apply.applied",

@@ -44,6 +44,10 @@ class Picture:
     files: dict[str, Shown]
     links: tuple[tuple[str, ...], ...]
 
+    def without_links(self) -> Picture:
+        """The same of files each with a name: the kernel's overlayfs parts names of a lower's file as they change."""
+        return Picture(self.files, ())
+
     def lines(self) -> list[str]:
         """A line for each file, for a comparison that says what differs."""
         return [

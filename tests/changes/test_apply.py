@@ -127,6 +127,33 @@ def test_the_layer_becomes_what_the_view_showed_and_what_it_was(
     assert not os.path.lexists(os.path.join(lower, os.fsdecode(STATE)))
 
 
+@pytest.mark.parametrize("to_copy", [False, True])
+def test_a_layer_in_a_container_becomes_what_the_view_showed_and_what_it_was(
+    workspace: Workspace, to_copy: bool
+) -> None:
+    """The root of a container is the kernel's overlayfs, which renames no directory of its lowers."""
+    target = workspace.add_as_in_container(TREE)
+    if to_copy:
+        workspace.lowers[0] = f"{target}.copy"
+        copy(target, workspace.lowers[0])
+    before = picture(target).without_links()
+    with workspace.mounted() as view:
+        change_all(workspace.unprivileged)
+        shutil.rmtree("swap2")
+        write("swap2", b"a file now")
+        os.mkdir("gone")
+        write("gone/other", b"other")
+        wanted = picture(view).without_links()
+    asked = request(workspace, consumes=False)
+    dry = apply(target, asked, dry_run=True)
+    for _ in range(2):
+        assert apply(target, asked) == dry
+        assert not dry.conflicts
+        same(picture(target).without_links(), wanted)
+        applying.undo(target)
+        same(picture(target).without_links(), before)
+
+
 def test_a_copy_of_the_layer_becomes_what_the_view_showed(workspace: Workspace) -> None:
     lower = workspace.add(TREE)
     before = picture(lower)
@@ -319,6 +346,26 @@ def test_a_deleted_name_that_is_taken_again_is_not_taken_back(workspace: Workspa
     assert read(f"{lower}/b") == b"b"
 
 
+def test_a_deleted_directory_in_a_container_is_not_taken_back_over_another(
+    workspace: Workspace,
+) -> None:
+    lower = workspace.add_as_in_container({"d": Dir(mode=0o500), "d/e": Dir(), "d/e/f": File(b"f")})
+    before = picture(lower)
+    with workspace.mounted():
+        os.chmod("d", 0o700)
+        shutil.rmtree("d")
+    apply(lower, request(workspace))
+    os.mkdir(f"{lower}/d")
+    changed = picture(lower)
+    for force, refused in ((False, NotUndone), (True, NotThere)):
+        with pytest.raises(refused, match="d: "):
+            applying.undo(lower, force=force)
+        same(picture(lower), changed)
+    os.rmdir(f"{lower}/d")
+    applying.undo(lower)
+    same(picture(lower), before)
+
+
 def test_an_upper_with_new_changes_gets_no_old_ones_back(workspace: Workspace) -> None:
     lower = workspace.add({"a": File(b"a")})
     with workspace.mounted():
@@ -421,9 +468,10 @@ def test_a_symlink_in_place_of_a_directory_leads_nowhere(workspace: Workspace) -
     assert os.listdir(f"{lower}/e") == []
 
 
-@pytest.mark.parametrize("kind", ["write", "replace", "make", "in deleted"])
+@pytest.mark.parametrize("kind", ["write", "replace", "make", "in deleted", "in a container"])
 def test_a_writer_between_check_and_step_loses_nothing(workspace: Workspace, kind: str) -> None:
-    lower = workspace.add({"a": File(b"a"), "gone": Dir(), "gone/x": File(b"x"), "z": File(b"z")})
+    add = workspace.add_as_in_container if kind == "in a container" else workspace.add
+    lower = add({"a": File(b"a"), "gone": Dir(), "gone/x": File(b"x"), "z": File(b"z")})
     with workspace.mounted():
         write("a", b"view")
         shutil.rmtree("gone")
@@ -434,6 +482,7 @@ def test_a_writer_between_check_and_step_loses_nothing(workspace: Workspace, kin
         "replace": lambda: replace(f"{lower}/a", b"writer"),
         "make": lambda: write(f"{lower}/new", b"writer"),
         "in deleted": lambda: write(f"{lower}/gone/made", b"writer"),
+        "in a container": lambda: write(f"{lower}/gone/made", b"writer"),
     }
 
     def write_below() -> None:

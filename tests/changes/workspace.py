@@ -14,6 +14,7 @@ from overlaykit.changes.read import Comparison
 from overlaykit.overlay import began, originals
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 
+from ..posix import syscalls
 from ..posix.layers import write_layer
 from ..posix.systems import Stack, System
 from ..posix.table import Layer
@@ -49,6 +50,18 @@ class Workspace:
         write_layer(content, path, xattr_prefix="user" if self.unprivileged else "trusted")
         self.lowers.append(path)
         return path
+
+    def add_as_in_container(self, content: Layer) -> str:
+        """Add a lower that the kernel's overlayfs shows, without `redirect_dir`. Returns: its path."""
+        below = self.add(content)
+        upper, work, merged = (f"{below}.{name}" for name in ("upper", "work", "merged"))
+        for path in (upper, work, merged):
+            os.mkdir(path)
+        options = f"lowerdir={below},upperdir={upper},workdir={work}"
+        options += ",userxattr" if self.unprivileged else ",redirect_dir=nofollow"
+        syscalls.mount(b"overlay", os.fsencode(merged), b"overlay", 0, os.fsencode(options))
+        self.lowers[-1] = merged
+        return merged
 
     def beside(self, name: str) -> Workspace:
         """Another upper over the same lowers."""

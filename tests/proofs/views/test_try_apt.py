@@ -15,7 +15,8 @@ from ...views.user import TestUser, command
 
 SECONDS = 600
 
-INSTALL = ("apt-get", "install", "-q", "-y", "hello")
+INSTALL = ("apt-get", "install", "-q", "-y", "hello", "less-")
+"""A package more, and where `less` is installed one less, with a directory of its own and alternatives."""
 
 
 ENTER = """
