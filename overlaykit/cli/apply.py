@@ -176,7 +176,7 @@ def _apply(target: str, request: Request, *, dry_run: bool = False) -> Outcome:
     from overlaykit.changes.read import Comparison
 
     upper, *lowers = map(open_directory, (request.upper, *request.lowers))
-    with Comparison.of_upper(upper, lowers) as comparison:
+    with Comparison.of_upper(upper, lowers, os.fsencode(request.within)) as comparison:
         return applying.apply(comparison, target, request, dry_run=dry_run)
 
 

@@ -139,7 +139,8 @@ def request(
 
 def apply(target: str, asked: Request, *, dry_run: bool = False) -> Outcome:
     lowers = list(map(open_directory, asked.lowers))
-    with Comparison.of_upper(open_directory(asked.upper), lowers) as comparison:
+    upper = open_directory(asked.upper)
+    with Comparison.of_upper(upper, lowers, os.fsencode(asked.within)) as comparison:
         return applying.apply(comparison, target, asked, dry_run=dry_run)
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import types
 from collections.abc import Iterator
@@ -503,6 +504,20 @@ def test_a_try_that_is_killed_at_the_question_applies_and_drops_nothing(user: Te
         assert name in user.succeeds("ps", "-a")
         assert user.succeeds("diff", name) == f"A  {path}/y\n1 added\n"
         user.succeeds("rm", name)
+
+
+def test_an_application_that_was_killed_before_its_first_step_is_finished(user: TestUser) -> None:
+    with tried(user) as path:
+        user.overlaykit("try", "--keep", "kept", "-D", path, "--", "sh", "-c", SCRIPT)
+        killed = subprocess.run(
+            [sys.executable, "-m", "overlaykit", "apply", "kept"],
+            check=False,
+            env={**os.environ, "OVERLAYKIT_FAULT": "apply.staged"},
+        )
+        assert killed.returncode == -signal.SIGKILL
+        user.succeeds("apply", "--resume", path)
+        assert sorted(os.listdir(path)) == [".overlaykit-apply", "changed", "link", "new", "same"]
+        user.succeeds("rm", "kept")
 
 
 def test_a_try_in_a_try_changes_the_host_when_both_are_applied(user: TestUser) -> None:
