@@ -271,7 +271,7 @@ class Places:
 
     def held(self, step: Step) -> Iterator[tuple[str, os.stat_result]]:
         """What the directory at the path of a step holds. Raises: OSError."""
-        fd = self.open(step.root, step.path)
+        fd = opened_past_modes(lambda: self.open(step.root, step.path))
         try:
             yield from _walk(fd, lambda _: False)
         finally:
@@ -339,7 +339,8 @@ class Places:
         """Set metadata of a directory. Raises: Displaced if another one, or none, is there."""
         assert step.moved is not None
         try:
-            fd = self.open(step.root, step.path)
+            # Those above it may be closed again already, where this is done once more.
+            fd = opened_past_modes(lambda: self.open(step.root, step.path))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                 raise
@@ -364,7 +365,7 @@ def _set_meta(fd: int, st: os.stat_result, meta: Meta) -> None:
         if value is None:
             _remove_xattr(fd, "", name)
         else:
-            os.setxattr(path, name, bytes.fromhex(value))
+            past_modes(functools.partial(os.setxattr, path, name, bytes.fromhex(value)))
     if meta.mode is not None:
         os.chmod(path, meta.mode)
     if meta.atime_ns is not None or meta.mtime_ns is not None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from overlaykit.changes.run import Request
+from overlaykit.cli import areas, stacks
 from overlaykit.reader import Reader
 
+from ..changes.application import BACKWARD, Picture, at_step, picture
+from ..changes.test_apply_killed import EVERY, Killed
 from ..test_inode_metadata import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command
@@ -14,6 +20,8 @@ from .test_try import content, tried
 LIST = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 4))
 """user::rw-, user:7:rw-, group::r--, other::r--: of a user whom the view does not have."""
 
+
+SECONDS = 600
 
 STATE = ".overlaykit-apply"
 
@@ -131,6 +139,50 @@ def test_changes_that_modes_close_to_the_user_are_seen_applied_and_taken_back(
         finally:
             os.chmod(shut, 0o700)
             os.chmod(os.path.join(path, "old"), 0o700)
+
+
+class Closed(Killed):
+    """What a try has changed, with files and directories that their modes close to the user."""
+
+    def __init__(self, path: str) -> None:
+        self._stack = stacks.find("kept")
+        assert self._stack.upper is not None
+        self.asked = Request(upper=self._stack.upper, lowers=("/",), within=path.strip("/"))
+        self.lower = path
+        self.before, self.upper = map(self.picture, (path, self.asked.upper))
+        self.apply()
+        self.wanted = self.picture(path)
+        self.take_back()
+
+    def picture(self, path: str) -> Picture:
+        return Reader().run(lambda: picture(path))
+
+    def apply(self) -> None:
+        assert not areas.apply(self._stack)[0].conflicts
+
+
+@pytest.mark.parametrize("step", ["apply.unstep", "apply.step", "apply.staged"])
+@pytest.mark.one_in(3)
+@only_as("ordinary user")
+def test_an_application_of_closed_files_that_is_killed_is_finished_and_taken_back(
+    user: TestUser, step: str
+) -> None:
+    user.set_deadline(SECONDS)
+    with tried(user) as path:
+        closed = user.directory("w", "old", f="1\n"), user.directory("w", "shut", y="y\n", z="z\n")
+        os.chmod(closed[1], 0)
+        try:
+            user.overlaykit("try", "--keep", "kept", "-D", path, "--", "sh", "-c", CLOSED)
+            case = Closed(path)
+            ends = case.end_of_undo if step in BACKWARD else case.end_of_application
+            number = 1
+            while ends(at_step(f"{step}:{number}")):
+                number += EVERY if EVERY == 1 else 30  # each takes a second
+            assert number > 1
+            user.succeeds("rm", "kept")
+        finally:
+            for directory in closed:
+                os.chmod(directory, 0o700)
 
 
 @only_as("ordinary user")
