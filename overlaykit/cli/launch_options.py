@@ -416,7 +416,8 @@ def declare_lies(command: Options) -> None:
         action="append",
         default=[],
         help="have programs find this in place of the truth: cpus=N, memory=SIZE (or 'limit', as --cpus and --memory"
-        " say), uptime=TIME, hostname=NAME, machine-id=HEX, os-release=FILE, dmi.FIELD=TEXT",
+        " say), uptime=TIME, or these three and more as proc=lxcfs shows them;"
+        " hostname=NAME, machine-id=HEX, os-release=FILE, dmi.FIELD=TEXT",
     )
 
 

@@ -63,7 +63,12 @@ def launch_spec(
         hostname=hostname,
         network=view.network if connected is None else connected.outward,
         network_namespace=None if connected is None else connected.view,
-        binds=(*view.binds, *_sockets(view, variables), *_hosts(view, connected)),
+        binds=(
+            *view.binds,
+            *_sockets(view, variables),
+            *_hosts(view, connected),
+            *(() if view.lies is None else view.lies.binds()),
+        ),
         names=view.names,
         ports=view.ports,
         descriptors=tuple(pass_fds),

@@ -1,8 +1,8 @@
 """What a view is told of the machine that is not so (--lie): processors, memory, the time since the boot, identity.
 
-Files of procfs, sysfs and /etc are covered by files in memory, made when a command is launched; the clocks and the
-processors are the kernel's own means. What a system call says beside these (sysinfo(2), uname(2), the CPUID
-instruction) stays true.
+Files of procfs, sysfs and /etc are covered by files in memory, made when a command is launched, or by those of lxcfs,
+which follow the limits of the view; the clocks and the processors are the kernel's own means. What a system call says
+beside these (sysinfo(2), uname(2), the CPUID instruction) stays true.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 import re
 import time
 
+from overlaykit import mountinfo
 from overlaykit.errors import Error
 from overlaykit.namespace import limits
+from overlaykit.namespace.binds import Bind
 from overlaykit.namespace.contents import Cover
 from overlaykit.record import Record
 
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 _LIMIT: Final = "limit"
 """In place of a number: what the view's limits say."""
 
-_KEYS: Final = "cpus, memory, uptime, hostname, machine-id, os-release, dmi.FIELD"
+_KEYS: Final = "cpus, memory, uptime, proc, hostname, machine-id, os-release, dmi.FIELD"
+_LXCFS: Final = "/var/lib/lxcfs"
+_OF_LXCFS: Final = (
+    *(f"/proc/{name}" for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "stat", "swaps")),
+    *("/proc/uptime", "/sys/devices/system/cpu/online"),
+)
 _FIELD: Final = re.compile(r"[a-z_]+")
 _LEAST_MEMORY: Final = 1 << 20
 _LARGEST: Final = 1 << 16
@@ -53,6 +60,8 @@ class Lies(Record, kw_only=True):
     """Bytes of memory, all of them free when the view begins."""
     uptime: int | None = None
     """Seconds since the boot when the command begins."""
+    proc: str | None = None
+    """"lxcfs": processors, memory, load and uptime are those that it shows, in place of the first three."""
     machine_id: str | None = None
     """32 hexadecimal digits, as machine-id(5)."""
     os_release: str | None = None
@@ -78,6 +87,15 @@ class Lies(Record, kw_only=True):
         return "".join(
             f"{name} {self.uptime - math.floor(time.clock_gettime(clock))} 0\n"
             for name, clock in clocks.items()
+        )
+
+    def binds(self) -> tuple[Bind, ...]:
+        """The files of lxcfs, and what they cover."""
+        paths = _OF_LXCFS if self.proc is not None else ()
+        return tuple(
+            Bind(source=_LXCFS + path, target=path)
+            for path in paths
+            if os.path.exists(_LXCFS + path)
         )
 
     def covers(self) -> tuple[Cover, ...]:
@@ -125,6 +143,8 @@ def parse(given: Iterable[str], view: Limits | None) -> tuple[Lies | None, str |
             values[key.replace("-", "_")] = _PARSERS[key](text, value, view)
         else:
             raise BadLie(text, f"no such key; give one of {_KEYS}")
+    if "proc" in values and (twice := values.keys() & {"cpus", "memory", "uptime"}):
+        raise BadLie("proc=lxcfs", f"it says that, too: leave {min(twice)} out")
     lies = Lies(dmi=tuple(dmi.items()), **values)
     lies.processors()
     return (None if lies == Lies() else lies), hostname
@@ -166,6 +186,14 @@ def _uptime(text: str, value: str, _: Limits | None) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
+def _proc(text: str, value: str, _: Limits | None) -> str:
+    if value != "lxcfs":
+        raise BadLie(text, "give lxcfs")
+    if not any(mount.mountpoint == _LXCFS for mount in mountinfo.current()):
+        raise BadLie(text, f"lxcfs is not mounted at {_LXCFS}: install its package, and start it")
+    return value
+
+
 def _machine_id(text: str, value: str, _: Limits | None) -> str:
     if not re.fullmatch(r"[0-9a-f]{32}", value):
         raise BadLie(text, "give 32 hexadecimal digits in lower case (machine-id(5))")
@@ -190,6 +218,7 @@ _PARSERS: Final[dict[str, Callable[[str, str, Limits | None], object]]] = {
     "cpus": _cpus,
     "memory": _memory,
     "uptime": _uptime,
+    "proc": _proc,
     "machine-id": _machine_id,
     "os-release": _os_release,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 
-from ..views.fixtures import with_both_drivers
+from ..views.fixtures import only_as, with_both_drivers
 from ..views.user import TestUser
 
 MACHINE = "0123456789abcdef0123456789abcdef"
@@ -72,7 +75,7 @@ def test_a_lie_may_be_what_the_limits_say(user: TestUser) -> None:
 @pytest.mark.parametrize(
     ("lie", "said"),
     [
-        ("cpus", "--lie cpus: give KEY=VALUE; keys are cpus, memory, uptime, hostname, "),
+        ("cpus", "--lie cpus: give KEY=VALUE; keys are cpus, memory, uptime, proc, "),
         ("colour=blue", "--lie colour=blue: no such key; give one of cpus, "),
         ("cpus=0", "--lie cpus=0: give a number of processors, or 'limit'"),
         ("cpus=100000", "--lie cpus=100000: 1"),
@@ -85,6 +88,8 @@ def test_a_lie_may_be_what_the_limits_say(user: TestUser) -> None:
         ("os-release=/none", "--lie os-release=/none: give the path of a file such as /etc/os-re"),
         ("os-release=/dev/zero", "--lie os-release=/dev/zero: give the path of a file such as"),
         ("os-release=/bin/sh", "--lie os-release=/bin/sh: give the path of a file such as"),
+        ("proc=lxcfs", "--lie proc=lxcfs: lxcfs is not mounted at /var/lib/lxcfs: install its pa"),
+        ("proc=mine", "--lie proc=mine: give lxcfs"),
         (
             "dmi.none_such=x",
             "--lie dmi.none_such=x: this machine has no /sys/class/dmi/id/none_such",
@@ -132,3 +137,33 @@ def test_clocks_are_not_set_twice(user: TestUser) -> None:
     assert line == "--lie uptime: leave it out with --monotonic and --boottime"
     line = user.refused("run", "--lie", "uptime=1d", "--share", "time", "true")
     assert line == "--lie uptime: leave out --share time"
+
+
+@contextlib.contextmanager
+def lxcfs(user: TestUser) -> Iterator[None]:
+    """Run it in the test's mount namespace."""
+    place = "/var/lib/lxcfs"
+    os.makedirs(place, exist_ok=True)
+    with subprocess.Popen(
+        ["lxcfs", "--foreground", "--pidfile", user.path("pid"), place], stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            while not os.path.exists(f"{place}/proc/meminfo"):
+                assert running.poll() is None
+            yield
+        finally:
+            subprocess.run(["umount", place], check=True)
+            running.wait()
+
+
+@only_as("root")
+def test_lxcfs_shows_the_limits_of_the_view(user: TestUser) -> None:
+    limits = ("--memory", "96m", "--cpus", "1", "--lie", "proc=lxcfs")
+    script = "grep MemTotal /proc/meminfo; grep -c ^cpu[0-9] /proc/stat; cut -d. -f1 /proc/uptime"
+    with lxcfs(user):
+        total, processors, uptime = user.succeeds("run", *limits, "sh", "-c", script).splitlines()
+        line = user.refused("run", *limits, "--lie", "cpus=1", "true")
+    assert total.split() == ["MemTotal:", "98304", "kB"]
+    assert int(processors) <= (os.cpu_count() or 1)
+    assert int(uptime) < 3600
+    assert line == "--lie proc=lxcfs: it says that, too: leave cpus out"
