@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import struct
+import time
 from typing import Final
 
 import pytest
@@ -1284,17 +1285,27 @@ def test_no_node_is_lost_by_a_daemon_that_is_killed_while_it_takes_over() -> Non
     os.waitpid(child, 0)
     nodeids = struct.unpack(f"={len(names)}Q", os.read(found, 8 * len(names)))
     assert 0 not in nodeids
-    for delay in range(300):  # the last ones are killed after they have taken over
+
+    def take_over() -> int:
         child = _native.fork_with_descriptors()
         if child == 0:
             start()
             os.write(into, b"." if _native.plane_fetch(nodeids[-1], b"") else b"x")
             os._exit(0)
-        for _ in range(100 * delay):
+        return child
+
+    began = time.monotonic()
+    os.waitpid(take_over(), 0)
+    whole = time.monotonic() - began
+    for number in range(300):
+        child = take_over()
+        end = time.monotonic() + whole * number / 300
+        while time.monotonic() < end:
             pass
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert set(os.read(found, 300)) == set(b".")
+    os.close(into)
+    assert set(os.read(found, 301)) == set(b".")
     start()
     for name, nodeid in zip(names, nodeids, strict=True):
         ((above, left, crossed, lookups, *_),) = _native.plane_fetch(nodeid, b"")
