@@ -21,8 +21,8 @@ _LARGEST_VALUE: Final = 1 << 16
 """XATTR_SIZE_MAX, and XATTR_LIST_MAX"""
 _LACKING: Final[set[str]] = set()
 """System calls that this kernel was seen to lack: listxattrat(2) is of Linux 6.13."""
-_STATX: Final = struct.Struct("=I28xQ40xqI36x8xIIQ")
-"""Of struct statx (linux/stat.h): mask, ino, btime, the device's major and minor number, mnt_id."""
+_STATX: Final = struct.Struct("=I4xQ16xQ40xqI36x8xIIQ")
+"""Of struct statx (linux/stat.h): mask, attributes, ino, btime, the device's major and minor number, mnt_id."""
 _DIRENT: Final = struct.Struct("=Q8xHB")
 """Of struct linux_dirent64, before the name: ino, the size of the entry, and the kind."""
 _F_TYPE: Final = struct.Struct("@l")
@@ -37,6 +37,8 @@ _NS_PER_S: Final = 10**9
 class Statx(Record):
     mask: int
     """The bits of the fields that are valid."""
+    attributes: int
+    """Bits STATX_ATTR_*."""
     ino: int
     btime_ns: int
     """Creation, nanoseconds since the epoch."""
@@ -48,8 +50,8 @@ def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx:
     """statx(2): what os.stat lacks. Raises: OSError."""
     buffer = bytearray(_BUFFER_BYTES)
     _native.statx(dirfd, path, flags, mask, buffer)
-    valid, ino, born, born_ns, major, minor, mount = _STATX.unpack_from(buffer)
-    return Statx(valid, ino, born * _NS_PER_S + born_ns, os.makedev(major, minor), mount)
+    valid, bits, ino, born, born_ns, major, minor, mount = _STATX.unpack_from(buffer)
+    return Statx(valid, bits, ino, born * _NS_PER_S + born_ns, os.makedev(major, minor), mount)
 
 
 def entries(fd: int, size: int) -> list[tuple[bytes, int, int]]:

@@ -33,7 +33,7 @@ from overlaykit.changes.run import (
 from overlaykit.changes.staging import Staging
 from overlaykit.changes.state import CutOff, NothingApplied, State
 from overlaykit.changes.steps import Places
-from overlaykit.changes.target import Base
+from overlaykit.changes.target import Base, refuse_fixed
 from overlaykit.overlay import originals
 from overlaykit.overlay.faults import reach
 from overlaykit.record import Record
@@ -96,6 +96,7 @@ def apply(
     with ExitStack() as stack:
         root = open_directory(target, stack)
         found = os.fstat(root)
+        refuse_fixed(root)
         if dry_run:
             places = Places({"target": root})
             earlier = None

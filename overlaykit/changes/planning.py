@@ -232,6 +232,9 @@ class _Planner:
                 else one
                 for one in arrivals
             ]
+        kept = list(self._kept(departures, arrivals, kept_changes))
+        for place in {*opened, *(one.old_path for one in kept)}:
+            self._target.refuse_fixed(place)
         new = {path: one for path, one in self._new.items() if path not in self._remade_in}
         new |= {one.path: one for one in self._remade.values()}
         deleted = (one for source, one in self._deleted.items() if source not in self._remade)
@@ -240,7 +243,7 @@ class _Planner:
             changes=sorted(written, key=lambda one: (one.path.split(b"/"), one.new is not None)),
             departures=departures,
             arrivals=arrivals,
-            kept=list(self._kept(departures, arrivals, kept_changes)),
+            kept=kept,
             opened=opened,
             conflicts=list(self.conflicts.values()),
             skipped=[],

@@ -15,6 +15,7 @@ from overlaykit.changes.journal import Applied, Begun, Undoing
 from overlaykit.changes.planning import Conflict
 from overlaykit.changes.sides import prefix_of_new
 from overlaykit.changes.steps import Displaced, Places, Step
+from overlaykit.changes.target import refuse_fixed
 from overlaykit.errors import Error
 from overlaykit.overlay import began
 from overlaykit.overlay.began import Began
@@ -22,6 +23,7 @@ from overlaykit.overlay.faults import reach
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import xattr_names
 from overlaykit.progress import counted_all
+from overlaykit.reader import opened_past_modes
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
@@ -306,6 +308,9 @@ class Run:
             taken = {step.source for step in self._steps if step.source_root == "upper"}
             if taken.intersection(left):
                 raise UpperInUse(self._begun.upper)
+        for step in self._steps:
+            if step.operation == "close" and step.root == "target":
+                self._refuse_fixed(step.path)
         if force:
             return
         touched = set(end.touched)
@@ -323,6 +328,16 @@ class Run:
                 raise NotUndone(step.path)
             if step.held:
                 self._check_held(step, end)
+
+    def _refuse_fixed(self, path: str) -> None:
+        try:
+            fd = self.places.open("target", path)
+        except FileNotFoundError:  # which is said for what was in it
+            return
+        try:
+            refuse_fixed(fd)
+        finally:
+            os.close(fd)
 
     def _check_held(self, step: Step, end: Applied) -> None:
         """Whether a directory that was moved whole holds what it held. Raises: NotUndone."""
@@ -362,7 +377,7 @@ class Run:
 
 def is_movable(upper: str, target: int) -> bool:
     """Whether files can be renamed from the upper into the target: they are on one mount. Raises: OSError."""
-    fd = os.open(upper, INODE | os.O_DIRECTORY)
+    fd = opened_past_modes(lambda: os.open(upper, INODE | os.O_DIRECTORY))
     try:
         there, here = (
             attributes.statx(one, "", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
@@ -454,7 +469,7 @@ def not_applied(error: OSError, target: str) -> Error:
 
 def open_directory(path: str, stack: ExitStack) -> int:
     """Open a directory, until `stack` ends. Raises: OSError."""
-    fd = os.open(path, _DIRECTORY)
+    fd = opened_past_modes(lambda: os.open(path, _DIRECTORY))
     stack.callback(os.close, fd)
     return fd
 

@@ -183,7 +183,7 @@ class Places:
     def _stat_past_modes(self, root: Root, path: str) -> os.stat_result | None:
         """As `stat`, where the mode of a directory of the user's own denies it. The child would see other ids."""
         try:
-            fd = opened_past_modes(lambda: self.open(root, path))
+            fd = self.open(root, path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                 return None
@@ -195,7 +195,9 @@ class Places:
 
     def open(self, root: Root, path: str) -> int:
         """The inode at a path, as O_PATH; the root's for an empty path."""
-        return _native.openat2(self.roots[root], path or ".", INODE, 0, BENEATH)
+        return opened_past_modes(
+            functools.partial(_native.openat2, self.roots[root], path or ".", INODE, 0, BENEATH)
+        )
 
     # Steps
 
@@ -352,6 +354,8 @@ class Places:
                 raise Displaced(step, _in_target(step))
             if meta is not None:
                 _set_meta(fd, st, meta)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, step.path or ".") from None
         finally:
             os.close(fd)
 
@@ -366,9 +370,10 @@ def _set_meta(fd: int, st: os.stat_result, meta: Meta) -> None:
             _remove_xattr(fd, "", name)
         else:
             past_modes(functools.partial(os.setxattr, path, name, bytes.fromhex(value)))
-    if meta.mode is not None:
+    # What is as it shall be is left alone: it may be what nobody may change. An ACL changes the mode.
+    if meta.mode is not None and (meta.xattrs or meta.mode != stat.S_IMODE(st.st_mode)):
         os.chmod(path, meta.mode)
-    if meta.atime_ns is not None or meta.mtime_ns is not None:
+    if meta.atime_ns not in (None, st.st_atime_ns) or meta.mtime_ns not in (None, st.st_mtime_ns):
         attributes.set_times(fd, "", meta.atime_ns, meta.mtime_ns, _native.AT_EMPTY_PATH)
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 LeftElsewhere: TypeAlias = "Callable[[], Container[int]]"
 
+_FIXED: Final = {0x10: ("immutable", "i"), 0x20: ("append-only", "a")}
+"""STATX_ATTR_IMMUTABLE and STATX_ATTR_APPEND (linux/stat.h): names in such a directory cannot be changed."""
+
 
 _OVERLAYFS: Final = 0x794C7630
 """OVERLAYFS_SUPER_MAGIC of linux/magic.h"""
@@ -33,6 +36,12 @@ _OVERLAYFS: Final = 0x794C7630
 
 class OnOtherFileSystem(Error):
     message = "{0}: a file system is mounted there, which stays: unmount it first, or apply other paths alone"
+
+
+class Fixed(Error):
+    message = (
+        "{0}: this directory is {1}, and what is in it cannot be changed: 'chattr -{2}' it first"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +98,14 @@ class Target:
         for mount in self._mounts:
             if mount == place or (below and is_below(mount, place)):
                 raise OnOtherFileSystem(os.fsdecode(mount))
+
+    def refuse_fixed(self, place: bytes) -> None:
+        """Refuse to change names in a directory in which chattr(1) forbids it. Raises: Fixed."""
+        fd = self._places.open("target", os.fsdecode(place))
+        try:
+            refuse_fixed(fd)
+        finally:
+            os.close(fd)
 
     def has_changed(self, change: Change, st: os.stat_result, place: bytes | None) -> bool:
         """Whether the target's file is not what the view began with."""
@@ -235,6 +252,14 @@ class Target:
         if stat.S_ISDIR(st.st_mode) or st.st_nlink > 1:  # earlier steps may touch it
             return seen._replace(ctime_ns=0)
         return seen
+
+
+def refuse_fixed(directory: int) -> None:
+    """Refuse to change names in a directory in which chattr(1) forbids it. Raises: Fixed, OSError."""
+    bits = attributes.statx(directory, "", _native.AT_EMPTY_PATH, 0).attributes
+    for bit, (what, option) in _FIXED.items():
+        if bits & bit:
+            raise Fixed(os.readlink(f"/proc/self/fd/{directory}"), what, option)
 
 
 def _mounts_below(target: int) -> list[bytes]:

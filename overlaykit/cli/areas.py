@@ -10,10 +10,12 @@ import functools
 import glob
 import os
 import re
+import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import mountinfo, namespace
 from overlaykit.errors import Error
+from overlaykit.reader import past_modes
 from overlaykit.record import Record
 
 if TYPE_CHECKING:
@@ -105,7 +107,9 @@ def areas(stack: Stack) -> list[Area]:
     paths.update(path for path in mounts if any(mountinfo.below(path, top) for top in tops))
     held = [path for path in paths if _is_directory(stack.upper + path)]
     for path in held:
-        if not (os.path.isdir(path) and os.path.realpath(path) == path):
+        if not (
+            _is_directory(path) and past_modes(functools.partial(os.path.realpath, path)) == path
+        ):
             raise DirectoryGone(path)
     return [
         Area(path=path, others=tuple(one for one in held if mountinfo.below(one, path)))
@@ -114,7 +118,11 @@ def areas(stack: Stack) -> list[Area]:
 
 
 def _is_directory(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
+    """Also behind directories of the user's own whose modes let no one in. Raises: OSError."""
+    try:
+        return stat.S_ISDIR(past_modes(lambda: os.lstat(path)).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def apply(

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -152,8 +153,10 @@ def _directories(args: Any) -> list[str]:
     if args.directory is not None:
         named.append(("-D", args.directory))
     for option, path in named:
-        if not os.path.isdir(path):
-            raise DirectoryMissing(option, path)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                continue
+        raise DirectoryMissing(option, path)
     return list(mountinfo.outermost(os.path.realpath(path) for _, path in named))
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
 import stat
+import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
 
 import pytest
@@ -26,11 +30,14 @@ from overlaykit.changes.run import (
 )
 from overlaykit.changes.selection import InDeleted, NotAChange
 from overlaykit.changes.state import CutOff, NothingApplied
+from overlaykit.changes.target import Fixed
 
 from ..overlay.inside import as_root
 from ..posix.table import Device, Dir, Fifo, File, Layer, Link, Symlink
 from .application import Picture, apply, at_step, copy, killed, picture, request, resume
 from .workspace import Workspace
+
+FS_IOC_SETFLAGS = 0x40086602
 
 OLD = 10**18
 """A time in 2001, in nanoseconds since the epoch."""
@@ -651,6 +658,54 @@ def test_a_conflict_that_was_decided_is_one_again_after_it_is_taken_back(
     applying.undo(lower)
     assert [one.path for one in apply(lower, request(workspace)).conflicts] == ["a"]
     assert read(f"{lower}/a") == b"edited"
+
+
+@as_root
+@pytest.mark.parametrize("flag", ["i", "a"])
+@pytest.mark.parametrize("place", ["d", "."])
+def test_a_directory_that_cannot_be_changed_is_named_before_anything_is_touched(
+    workspace: Workspace, flag: str, place: str
+) -> None:
+    """A rename into an append-only directory cannot be taken back."""
+    lower = workspace.add({"d": Dir(), "d/a": File(b"a"), "x": File(b"x")})
+    with workspace.mounted():
+        write("d/new", b"new")
+        write("new", b"new")
+        os.unlink("x")
+    before = picture(lower)
+    directory = os.path.realpath(os.path.join(lower, place))
+    with flagged(directory, flag):
+        for attempt in (apply, dry_run):
+            with pytest.raises(Fixed, match=f"^{re.escape(directory)}: .*'chattr -{flag}'"):
+                attempt(lower, request(workspace))
+        same(picture(lower), before)
+        assert STATE not in os.listdir(os.fsencode(lower))
+    assert not apply(lower, request(workspace)).conflicts
+    with flagged(directory, flag), pytest.raises(Fixed):
+        applying.undo(lower)
+    applying.undo(lower)
+    same(picture(lower), before)
+
+
+def dry_run(target: str, wanted: run.Request) -> applying.Outcome:
+    return apply(target, wanted, dry_run=True)
+
+
+@contextlib.contextmanager
+def flagged(path: str, flag: str) -> Iterator[None]:
+    """A file with a flag of chattr(1) (ioctl_iflags(2))."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        flags = struct.pack("l", {"i": 0x10, "a": 0x20}[flag])
+        try:
+            fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
+        except OSError as error:
+            pytest.skip(f"no such flags here: {error.strerror}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", 0))
+        os.close(fd)
 
 
 @as_root

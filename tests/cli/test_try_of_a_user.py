@@ -186,6 +186,43 @@ def test_an_application_of_closed_files_that_is_killed_is_finished_and_taken_bac
 
 
 @only_as("ordinary user")
+def test_changes_below_a_directory_that_its_mode_closes_are_applied_and_taken_back(
+    user: TestUser,
+) -> None:
+    """A program that was there before goes on writing below it."""
+    with tried(user) as path:
+        shut = user.directory("w", "shut")
+        inner = user.directory("w", "shut", "in", f="one\n")
+        script = "cd shut/in; chmod 0 ..; echo two >f; echo new >new"
+        done = user.overlaykit("try", "--keep", "kept", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        os.chmod(shut, 0)
+        try:
+            before = seen(path)
+            assert user.overlaykit("apply", "--theirs", "kept").returncode == 0
+            applied = seen(path)
+            assert applied["shut/in/f"] == (0o644, "two\n")
+            assert applied["shut/in/new"] == (0o644, "new\n")
+            assert applied["shut"][0] == 0
+            user.succeeds("apply", "--undo", path)
+            assert seen(path) == before
+            user.succeeds("rm", "kept")
+            # Where the directory itself cannot be reached, that is said, and the changes stay.
+            os.chmod(shut, 0o700)
+            assert (
+                user.overlaykit(*("try", "--keep", "kept", "-D", inner, "--", "rm", "f")).returncode
+                == 0
+            )
+            os.chmod(shut, 0)
+            done = user.overlaykit("apply", "kept")
+            assert done.returncode == 125, done
+            assert f"{inner}: Permission denied" in done.stderr
+            user.succeeds("rm", "kept")
+        finally:
+            os.chmod(shut, 0o700)
+
+
+@only_as("ordinary user")
 def test_changes_in_directories_that_are_read_only_are_taken_back(user: TestUser) -> None:
     with tried(user) as path:
         user.directory("w", "d", "e", f="1\n")
