@@ -223,7 +223,7 @@ def undo(target: str, *, force: bool = False) -> None:
         if application.is_unplanned:
             run.forget()
             return
-        run.open_upper(undoes=True)
+        run.open_upper(undoes=True, drops=force)
         if application.is_applied:
             run.check_unchanged(force=force)
             application.journal.finish(Undoing())

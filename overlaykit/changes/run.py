@@ -54,7 +54,10 @@ class UpperInUse(Error):
 
 
 class UpperGone(Error):
-    message = "{0}: the upper is gone, whose files are moved: make that directory again ('mkdir {0}') first"
+    message = (
+        "{0}: the upper is gone, to which its files go back: make that directory again ('mkdir -p {0}'), or drop them "
+        "('overlaykit apply --undo --force')"
+    )
 
 
 class UpperMounted(Error):
@@ -142,10 +145,10 @@ class Run:
                 raise NoRoomBeside(request.upper, error.strerror) from None
         self.open_upper()
 
-    def open_upper(self, *, undoes: bool = False) -> None:
+    def open_upper(self, *, undoes: bool = False, drops: bool = False) -> None:
         """Open the upper, locked, and the directory for what it holds. Raises: UpperGone, UpperMounted, OSError.
 
-        `undoes`: what it held gets back to it, or is dropped if it was to be removed and is gone.
+        `undoes`: what it held gets back to it, or is dropped if it is gone, and was to be removed or with `drops`.
         """
         begun = self._begun
         if not begun.consumes:
@@ -156,8 +159,8 @@ class Run:
             upper = open_directory(begun.upper, self._stack)
             applied = open_directory(os.path.join(begun.upper, begun.within), self._stack)
         except FileNotFoundError:
-            if not (undoes and begun.is_last) or begun.store:
-                raise UpperGone(begun.upper) from None
+            if not (undoes and (begun.is_last or drops)) or begun.store:
+                raise UpperGone(os.path.join(begun.upper, begun.within).rstrip("/")) from None
             with suppress(FileExistsError):
                 os.mkdir(_GONE, 0o700, dir_fd=self._application.fd)
             upper = os.open(_GONE, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._application.fd)

@@ -118,7 +118,9 @@ def parser() -> Parser:
         "--drop", action="store_true", help="remove what --undo needs, of all applications"
     )
     command.add_argument(
-        "--force", action="store_true", help="with --undo: also what was changed since"
+        "--force",
+        action="store_true",
+        help="with --undo: also what was changed since, and where the upper is gone",
     )
     command.add_argument("view", metavar="VIEW|UPPER|DIR", help="a view's name, or a directory")
     command.add_argument(
@@ -154,6 +156,9 @@ def main(arguments: list[str]) -> int:
                 consumes=not args.keep,
                 dry_run=args.dry_run,
             )
+            left = 0 if args.paths or outcome.conflicts else areas.count_left(stack)
+        if left:
+            print_error(areas.describe_left(stack, left))
         return _report(outcome, args, *(directories or ("/",)))
     target = _target(stack, args.to)
     assert stack.upper is not None
@@ -234,9 +239,10 @@ def _target(stack: Stack, to: str | None) -> str:
 def _unused(stack: Stack) -> Iterator[None]:
     """Keep a named view from starting. Raises: named.ViewRuns."""
     from overlaykit.views.named import NamedView, NoSuchView
+    from overlaykit.views.places import NoHome
 
     lock = -1
-    with contextlib.suppress(NoSuchView):
+    with contextlib.suppress(NoSuchView, NoHome):
         lock = NamedView(stack.name).lock()
     try:
         yield

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import mountinfo, namespace
+from overlaykit.cli.output import one_line
 from overlaykit.errors import Error
 from overlaykit.reader import past_modes
 from overlaykit.record import Record
@@ -56,6 +57,10 @@ class DirectoryGone(Error):
     )
 
 
+class Outside(Error):
+    message = "{0}: only changes in {1} are applied"
+
+
 class Area(Record, kw_only=True):
     """A directory of the host, and the paths in it that belong to other areas."""
 
@@ -77,7 +82,19 @@ def writable_by_default() -> tuple[str, ...]:
         return ()
     home = os.path.realpath(os.path.expanduser("~"))
     found = [path for path in (home, own_directory(os.getcwd())) if path is not None]
-    return mountinfo.outermost(path for path in found if _is_own(path) and path != "/")
+    return mountinfo.outermost(
+        path for path in found if _is_own(path) and path != "/" and own_of_view(path) is None
+    )
+
+
+def own_of_view(path: str) -> str | None:
+    """The directory that each view has for itself, at or above a path; None: it is the host's."""
+    from overlaykit.layers.host import RUNTIME_DIRECTORIES
+
+    for own in RUNTIME_DIRECTORIES:
+        if path == own or mountinfo.below(path, own):
+            return own
+    return None
 
 
 def own_directory(path: str) -> str | None:
@@ -98,13 +115,18 @@ def _is_own(path: str) -> bool:
         return False
 
 
+def tops(stack: Stack) -> tuple[str, ...]:
+    """The directories below which all areas are."""
+    return stack.tried or writable_by_default() or ("/",)
+
+
 def areas(stack: Stack) -> list[Area]:
     """The areas in which the upper may hold changes, those below others first. Raises: DirectoryGone."""
     assert stack.upper is not None
-    tops = stack.tried or writable_by_default() or ("/",)
+    above = tops(stack)
     mounts = [mount.mountpoint for mount in mountinfo.visible(mountinfo.current())]
-    paths = {*tops}
-    paths.update(path for path in mounts if any(mountinfo.below(path, top) for top in tops))
+    paths = {*above}
+    paths.update(path for path in mounts if any(mountinfo.below(path, top) for top in above))
     held = [path for path in paths if _is_directory(stack.upper + path)]
     for path in held:
         if not (
@@ -147,6 +169,8 @@ def apply(
     chosen = {part: _below(part, paths) for part in parts}
     for path in paths:
         if not any(path in [_join(part.path, one) for one in of] for part, of in chosen.items()):
+            if not _is_at_or_below(path, tops(stack)):
+                raise Outside(path, " and ".join(tops(stack)))
             raise NotAChange(path)
     if paths:
         parts = [part for part in parts if chosen[part]]
@@ -397,8 +421,34 @@ def _own() -> list[str]:
     return [os.path.realpath(path) for path in places.hidden()]
 
 
+def count_left(stack: Stack) -> int:
+    """How many changes an upper holds outside of its areas. Raises: OSError."""
+    from overlaykit.changes.opening import open_directory
+    from overlaykit.changes.read import Comparison
+
+    if stack.upper is None or not _is_directory(stack.upper) or "/" in tops(stack):
+        return 0
+    upper, *lowers = map(open_directory, (stack.upper, *stack.layers))
+    with Comparison.of_upper(upper, lowers) as comparison:
+        return sum(
+            not (is_tried(stack, change) or is_own(change)) for change in comparison.changes()
+        )
+
+
+def describe_left(stack: Stack, count: int) -> str:
+    """Say that changes are outside of the areas of a view."""
+    where = " and ".join(tops(stack))
+    if stack.tried:
+        return one_line(f"{count} more outside of {where}, which are never applied")
+    return one_line(
+        f"{count} more outside of {where}: to apply those in another directory of yours, change to it, and apply again"
+    )
+
+
 def is_tried(stack: Stack, change: Change) -> bool:
     """Whether a change is in a directory that was tried."""
-    tops = stack.tried or writable_by_default() or ("/",)
-    path = "/" + os.fsdecode(change.path)
-    return any(path == top or mountinfo.below(path, top) for top in tops)
+    return _is_at_or_below("/" + os.fsdecode(change.path), tops(stack))
+
+
+def _is_at_or_below(path: str, directories: Iterable[str]) -> bool:
+    return any(path == one or mountinfo.below(path, one) for one in directories)

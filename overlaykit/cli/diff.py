@@ -119,6 +119,11 @@ def main(arguments: list[str]) -> int:
     if both is None:
         stack = stacks.find(args.view, args.layers)
         _say_assumption(stack)
+        assert stack.upper is not None
+        if not os.path.lexists(stack.upper):  # of a view that was not started yet
+            if args.json:
+                _print_json(())
+            return 0
         upper, lowers = stack.open()
         assert upper is not None
         comparison = Comparison.of_upper(upper, lowers)

@@ -41,12 +41,13 @@ def find(name: str, layers: Sequence[str] = (), *, written: bool = True) -> Stac
 
 def _find(name: str, layers: Sequence[str]) -> Stack:
     from overlaykit.views.named import NamedView, NoSuchView
+    from overlaykit.views.places import NoHome
     from overlaykit.views.registry import NotRunning, Registry
 
     registry = Registry()
     with suppress(NotRunning):
         return _running(name, registry.find(name))
-    with suppress(NoSuchView):
+    with suppress(NoSuchView, NoHome):
         return _stopped(NamedView(name))
     if not os.path.isdir(name):
         raise NothingToCompare(name)
@@ -55,7 +56,7 @@ def _find(name: str, layers: Sequence[str]) -> Stack:
         if one.about.changes is not None and os.path.realpath(one.about.changes) == path:
             return _running(name, one)
     if not layers and os.path.basename(path) == _UPPER:
-        with suppress(NoSuchView):
+        with suppress(NoSuchView, NoHome):
             named = NamedView(os.path.basename(os.path.dirname(path)))
             if os.path.samefile(named.path, os.path.dirname(path)):
                 return _stopped(named)

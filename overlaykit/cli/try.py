@@ -54,8 +54,8 @@ class DirectoryMissing(Error):
     message = "{0} {1}: there is no such directory: create it first"
 
 
-class NotInTried(Error):
-    message = "{0}: the changes of a view of 'try' cannot be applied by you: {1}"
+class OfViewItself(Error):
+    message = "{0} {1}: a view has its own {2}: name a directory outside of it"
 
 
 def options() -> Options:
@@ -153,10 +153,14 @@ def _directories(args: Any) -> list[str]:
     if args.directory is not None:
         named.append(("-D", args.directory))
     for option, path in named:
+        is_directory = False
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if stat.S_ISDIR(os.stat(path).st_mode):
-                continue
-        raise DirectoryMissing(option, path)
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        if not is_directory:
+            raise DirectoryMissing(option, path)
+        own = areas.own_of_view(os.path.realpath(path))
+        if own is not None:
+            raise OfViewItself(option, path, own)
     return list(mountinfo.outermost(os.path.realpath(path) for _, path in named))
 
 
@@ -383,7 +387,8 @@ class _Try:
             return summary.summary(comparison, self._shown(stack, comparison))
 
     def _show(self, found: Summary, *, every: bool = False) -> None:
-        summary.show(found, every=every)
+        if found.lines:
+            summary.show(found, every=every)
         with self._compared() as (stack, comparison):
             left = sum(
                 not (areas.is_tried(stack, change) or areas.is_own(change))

@@ -29,7 +29,8 @@ _HOLD_FILES = frozenset(
 )
 """File system types as in mountinfo; of FUSE only `fuseblk`, which is on a block device."""
 
-_RUNTIME_DIRECTORIES = ("/proc", "/sys", "/dev", "/run")
+RUNTIME_DIRECTORIES = ("/proc", "/sys", "/dev", "/run")
+"""Those that each view has for itself."""
 
 
 def host(hidden: Iterable[str] = ()) -> Layer:
@@ -41,7 +42,7 @@ def host(hidden: Iterable[str] = ()) -> Layer:
     Raises:
       OSError: /proc/self/mountinfo cannot be read.
     """
-    masks = [path for path in _RUNTIME_DIRECTORIES if os.path.isdir(path)]
+    masks = [path for path in RUNTIME_DIRECTORIES if os.path.isdir(path)]
     mounts = list(visible(current()))
     # The root always belongs: it may be a container's FUSE overlay. Parts of it may be mounted once more.
     root = {mount.device for mount in mounts if mount.mountpoint == "/"}

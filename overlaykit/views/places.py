@@ -44,7 +44,7 @@ class NoRuntimePlace(Error):
 
 
 class NoHome(Error):
-    message = "there is no home directory to keep a named view in: set XDG_DATA_HOME, or use --rm"
+    message = "there is no home directory to keep a named view in: set XDG_DATA_HOME"
 
 
 class NoScratchPlace(Error):

@@ -754,7 +754,7 @@ def test_an_upper_that_was_removed_gets_its_files_back(workspace: Workspace) -> 
         write("a", b"view")
     apply(lower, request(workspace))
     os.rename(workspace.upper, workspace.upper + ".away")
-    with pytest.raises(UpperGone, match="mkdir"):
+    with pytest.raises(UpperGone, match=r"mkdir -p .*--force"):
         applying.undo(lower)
     assert read(f"{lower}/a") == b"view"
     os.mkdir(workspace.upper)
@@ -772,6 +772,18 @@ def test_an_upper_that_was_removed_once_applied_is_not_missed_by_undo(workspace:
     applying.undo(lower)
     assert read(f"{lower}/a") == b"a"
     assert not os.path.exists(workspace.upper)
+
+
+def test_what_an_upper_held_that_is_gone_is_dropped_if_that_is_forced(workspace: Workspace) -> None:
+    lower = workspace.add({"d": Dir(), "d/a": File(b"a")})
+    with workspace.mounted():
+        write("d/a", b"view")
+    apply(lower, request(workspace))
+    os.rmdir(workspace.upper)
+    applying.undo(lower, force=True)
+    assert read(f"{lower}/d/a") == b"a"
+    assert not os.path.exists(workspace.upper)
+    assert STATE not in os.listdir(os.fsencode(lower))
 
 
 @pytest.mark.parametrize("way", ["again", "undo", "resume"])

@@ -173,6 +173,13 @@ def test_two_directories_are_compared(user: TestUser) -> None:
     assert user.succeeds("diff", both) == "M  /b  (content)\n1 changed\n"
 
 
+def test_a_view_that_was_not_started_has_no_changes(user: TestUser) -> None:
+    user.succeeds("create", "--name", "v", "--", "true")
+    assert user.succeeds("diff", "v") == user.succeeds("diff", "--exit-code", "v", "/etc") == ""
+    assert json.loads(user.succeeds("diff", "--json", "v")) == []
+    user.succeeds("rm", "v")
+
+
 def test_what_cannot_be_compared_is_said(user: TestUser) -> None:
     missing = user.refused("diff", "missing")
     assert missing.startswith("missing: no view, mount, directory or layer of that name")

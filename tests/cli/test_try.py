@@ -575,3 +575,24 @@ def test_an_ordinary_users_command_stays_that_user_and_writes_where_the_user_may
     ]
     user.succeeds("apply", "--undo", area.rstrip("'"))
     assert not os.path.lexists(os.path.join(user.home, "id"))
+
+
+def test_a_directory_that_views_have_for_themselves_is_refused(user: TestUser) -> None:
+    for name in ("/dev/shm", "/proc"):
+        message = user.refused("try", "--yes", "--on", name, "--", "true")
+        assert message.startswith(f"--on {name}: a view has its own ")
+    assert kept_views(user) == []
+    assert areas.own_of_view("/run") == "/run"
+    assert areas.own_of_view("/runs") is None
+
+
+def test_what_was_tried_can_be_taken_back_once_its_view_is_removed(user: TestUser) -> None:
+    with tried(user) as path:
+        done = user.overlaykit("try", "--keep", "kept", "-D", path, "--", "rm", "deleted")
+        assert done.returncode == 0, done
+        user.succeeds("apply", "kept")
+        user.succeeds("rm", "kept")
+        assert "--force" in user.refused("apply", "--undo", path)
+        user.succeeds("apply", "--undo", "--force", path)
+        assert content(path, "deleted") == "x\n"
+        assert kept_views(user) == []

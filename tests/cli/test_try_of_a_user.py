@@ -244,3 +244,41 @@ def test_changes_in_directories_that_are_read_only_are_taken_back(user: TestUser
         }
         for name in ("d", "d/e"):  # so that the test's end can remove them
             os.chmod(os.path.join(path, name), 0o755)
+
+
+@only_as("ordinary user")
+def test_changes_that_are_not_applied_are_counted(user: TestUser) -> None:
+    with tried(user) as path:
+        before = os.getcwd()
+        script = f"echo two >{path}/changed; echo new >/opt/new; echo new >/opt/more"
+        done = user.overlaykit("run", "--name", "v", "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        try:
+            os.chdir(path)
+            done = user.overlaykit("apply", "--dry-run", "v")
+            assert "2 more outside of " in done.stderr
+            assert f"M  {path}/changed\n" in done.stdout
+            assert "/opt/new: only changes in " in user.refused("apply", "v", "/opt/new")
+        finally:
+            os.chdir(before)
+            user.succeeds("rm", "v")
+        user.overlaykit("try", "--keep", "v", "-D", path, "--", "touch", "/var/tmp/of-the-view")
+        done = user.overlaykit("apply", "v")
+        user.succeeds("rm", "v")
+        assert f"1 more outside of {path}, which are never applied" in done.stderr
+
+
+@only_as("ordinary user")
+def test_directories_are_compared_and_taken_back_without_a_home(user: TestUser) -> None:
+    with tried(user) as path:
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "rm", "deleted")
+        assert done.returncode == 0, done
+        bare = {name: one for name, one in os.environ.items() if not name.startswith("XDG_")}
+        bare["HOME"] = "/nonexistent"
+        done = user.overlaykit("apply", "--undo", path, env=bare)
+        assert done.returncode == 0, done
+        assert content(os.path.join(path, "deleted")) == "x\n"
+        done = user.overlaykit("diff", path, env=bare)
+        assert done.returncode == 0, done
+        done = user.overlaykit("apply", "--undo", path, env=bare)
+        assert "there is nothing to take back" in done.stderr
