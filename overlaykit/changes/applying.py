@@ -114,7 +114,8 @@ def apply(
         _end_unplanned(state, root)
         base = _base(comparison, found, request, state, left_elsewhere)
         places = Places({"target": root})
-        made = _plan(comparison, places, base, request)
+        moves = request.consumes and is_movable(request.applied, root)
+        made = _plan(comparison, places, base, request, moves=moves)
         outcome = _outcome(made)
         if outcome.conflicts:
             return outcome
@@ -370,7 +371,9 @@ def left_names(upper: str, lowers: Sequence[str]) -> set[int]:
     return found
 
 
-def _plan(comparison: Comparison, places: Places, base: Base, request: Request) -> Plan:
+def _plan(
+    comparison: Comparison, places: Places, base: Base, request: Request, *, moves: bool = False
+) -> Plan:
     return plan(
         comparison,
         places,
@@ -378,6 +381,7 @@ def _plan(comparison: Comparison, places: Places, base: Base, request: Request) 
         _encoded(request.paths),
         _choice(request),
         _encoded(request.without),
+        moves=moves,
     )
 
 
@@ -398,15 +402,7 @@ def _outcome(made: Plan) -> Outcome:
     decided = bool(made.choice)
     return Outcome(
         written=tuple(
-            Written(
-                path=os.fsdecode(one.path) or ".",
-                kind=one.kind,
-                old_path=os.fsdecode(one.old_path)
-                if one.kind == "renamed" and one.old_path is not None
-                else None,
-            )
-            for one in made.changes
-            if not one.is_touch
+            written for one in made.changes if not one.is_touch for written in _written(one)
         ),
         notable=tuple(notable for one in made.changes for notable in _notable(one)),
         conflicts=() if decided else tuple(made.conflicts),
@@ -414,6 +410,18 @@ def _outcome(made: Plan) -> Outcome:
         overwritten=tuple(made.conflicts) if decided else (),
         merged=tuple(made.merged),
     )
+
+
+def _written(change: Change) -> Iterator[Written]:
+    old_path = change.old_path if change.kind == "renamed" else None
+    yield Written(
+        path=os.fsdecode(change.path) or ".",
+        kind=change.kind,
+        old_path=None if old_path is None else os.fsdecode(old_path),
+    )
+    if change.inside is not None:
+        for path in change.inside.paths:
+            yield Written(path=os.fsdecode(path), kind="added")
 
 
 def _notable(change: Change) -> Iterator[Notable]:

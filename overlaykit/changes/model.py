@@ -18,6 +18,7 @@ from overlaykit.overlay.markers import xattr_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from overlaykit.changes.folding import Inside
     from overlaykit.overlay.layer import LayerDir
 
 T = TypeVar("T")
@@ -211,6 +212,7 @@ class Change:
     `opaque`: a directory that shows nothing of the one it was: what that held and this one does not is deleted.
     `link`: the path of another name of the same file; None for the first one, and for files with one name.
     `kept`: ACLs that the upper cannot hold, which the file has all the same (`Side.lost_acls`).
+    `inside`: of an added directory that was asked for as one, all that it holds, which are no changes of their own.
     `xattrs`: the attributes that were set, removed (None) or changed, by the names that programs see, with those of
     ACLs and capabilities; of an added file all that it has.
 
@@ -219,6 +221,7 @@ class Change:
     """
 
     __slots__ = (
+        "inside",
         "kept",
         "kind",
         "link",
@@ -244,6 +247,7 @@ class Change:
         link: bytes | None = None,
         xattrs: Mapping[bytes, bytes | None] | None = None,
         kept: Mapping[bytes, bytes] | None = None,
+        inside: Inside | None = None,
     ) -> None:
         self.path = path
         self.kind = kind
@@ -255,6 +259,7 @@ class Change:
         self.link = link
         self.xattrs = xattrs or {}
         self.kept = kept or {}
+        self.inside = inside
 
     @property
     def is_touch(self) -> bool:

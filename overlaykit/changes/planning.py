@@ -14,6 +14,7 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from overlaykit.changes.folding import Folding
 from overlaykit.changes.merging import Merger, NotMerged
 from overlaykit.changes.model import Change, Version
 from overlaykit.changes.paths import is_in, join, name_of, parent
@@ -116,13 +117,19 @@ def plan(
     paths: Sequence[bytes],
     choice: Choice,
     without: Sequence[bytes] = (),
+    *,
+    moves: bool = False,
 ) -> Plan:
     """Plan what to write, and find all conflicts. Raises: OSError, Error.
 
-    `without`: paths that are left out, with what is below them. With the choice `ours` or `theirs` the plan's conflicts
-    are those that were decided so.
+    `without`: paths that are left out, with what is below them. `moves`: files of the upper are renamed into the
+    target, so that a new directory may be one change. With the choice `ours` or `theirs` the plan's conflicts are those
+    that were decided so.
     """
-    all_changes = list(comparison.changes(times=True))
+    folding = None
+    if moves and not (paths or without):  # which may be of some of what it holds
+        folding = Folding(lambda path: places.stat("target", os.fsdecode(path)) is None)
+    all_changes = list(comparison.changes(times=True, folding=folding))
     changed_inodes = {one.old.stat.st_ino for one in all_changes if one.old is not None}
     changes = selected(all_changes, paths)
     changes = remaining(changes, {(path, True, False) for path in without})
@@ -438,8 +445,17 @@ class _Planner:
             known = self._new.get(inside)
             if known is not None and known.kind in ("added", "renamed"):
                 continue
+            if self._is_folded(parent(inside)):
+                continue
             if self.lower_of(parent(inside)) is None:
                 self._add(inside, inner)
+
+    def _is_folded(self, path: bytes) -> bool:
+        """Whether a path is that of a new directory which is one change, or below it."""
+        while path and path not in self._new:
+            path = parent(path)
+        known = self._new.get(path)
+        return known is not None and known.inside is not None
 
     def _add(self, path: bytes, version: Version) -> None:
         known = self._new.get(path)
@@ -618,7 +634,9 @@ class _Planner:
         if not changed:
             return digest
         new = change.new
-        if change.is_touch or (new is not None and self._target.is_equal(new, place, st)):
+        if change.inside is not None:  # what it holds would have to be compared, too
+            self._conflict(change.path, "the layer has such a file now, too")
+        elif change.is_touch or (new is not None and self._target.is_equal(new, place, st)):
             self.agreed.add((change.path, False, False))
         elif change.old is None or change.old_path != place:
             self._conflict(change.path, "the layer has such a file now, too")

@@ -30,6 +30,7 @@ from overlaykit.progress import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from overlaykit.changes.folding import Folding, Inside
     from overlaykit.overlay.merge import Found
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.opened import OpenedLayer
@@ -42,9 +43,9 @@ _OF_ITS_MAKER: Final = frozenset[Aspect](("owner", "times"))
 
 
 class _Pair:
-    """What both sides have under one path. `moved`: the old one had another name. `link`: see `Change`."""
+    """What both sides have under one path. `moved`: the old one had another name. `link`, `inside`: see `Change`."""
 
-    __slots__ = ("link", "moved", "new", "old", "old_path", "opaque", "path")
+    __slots__ = ("inside", "link", "moved", "new", "old", "old_path", "opaque", "path")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class _Pair:
         self.moved = moved
         self.opaque = opaque
         self.link: bytes | None = None
+        self.inside: Inside | None = None
 
 
 class _Frame(NamedTuple):
@@ -89,6 +91,7 @@ class Comparison:
         """Of `of_upper`: what comes before each path in the layers."""
         self._descriptors = descriptors
         self._closing = ExitStack()
+        self._folding: Folding | None = None
         self._moved: set[bytes | None] = set()
         """The old paths of what was renamed, once `changes` has found them."""
 
@@ -142,13 +145,16 @@ class Comparison:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def changes(self, beneath: bytes = b"", *, times: bool = False) -> Iterator[Change]:
+    def changes(
+        self, beneath: bytes = b"", *, times: bool = False, folding: Folding | None = None
+    ) -> Iterator[Change]:
         """The changes of the path `beneath` and of all below it, sorted by the names on their paths.
 
         A directory comes before what is in it, a deletion before a file that is renamed to its path.
-        `times`: also files of which nothing but the modification time differs.
-        Raises: OSError.
+        `times`: also files of which nothing but the modification time differs. `folding`: which new directories are one
+        change with all that they hold. Raises: OSError.
         """
+        self._folding = folding
         pairs = self._with_renames(list(counted(self._pairs(), "comparing files")))
         pairs.reverse()
         while pairs:
@@ -302,7 +308,13 @@ class Comparison:
                 below = self._frame(self.old.child(*found), directory, source, path)
                 return [*gone, moved_pair], below
         if old is None or not old.is_directory:
-            return [_Pair(path, old_path, before, after)], self._frame(None, directory, None, path)
+            pair = _Pair(path, old_path, before, after)
+            if self._folding is not None and old is None and not new.lowers and not new.redirect:
+                place = None if above_old is None else above_old + name
+                pair.inside = self._folding.inside(path, place, after, self.above + path)
+                if pair.inside is not None:
+                    return (pair,), None
+            return (pair,), self._frame(None, directory, None, path)
         assert in_old is not None
         opaque = new.upper is not None and not new.lowers
         below = self._frame(self.old.child(in_old, name, old), directory, old_path, path)
@@ -437,6 +449,7 @@ class Comparison:
                     new=new,
                     link=pair.link,
                     xattrs=self.xattrs(new, of_new=True),
+                    inside=pair.inside,
                 )
             what = _data_aspects(old, new)  # first: open files tell their attributes fastest
             before = shown_xattrs(old, self.old.markers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import stat
@@ -54,6 +55,8 @@ class Staging:
         self._movable = self._find_movable()
         arrivals = made.arrivals if self._moves else []
         self._whole = Whole(arrivals, self._movable, comparison.above)
+        if not self._moves and any(one.change.inside is not None for one in made.arrivals):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # planned for one file system
 
     def steps(self) -> list[Step]:
         """Raises: OSError."""

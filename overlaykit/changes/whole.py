@@ -45,10 +45,12 @@ class Whole:
             inside.setdefault(parent(path), []).append(arrival)
         self.held: dict[bytes, list[int]] = {}
         for arrival in reversed(arrivals):
-            new = arrival.change.new
+            path, new = arrival.change.path, arrival.change.new
             assert new is not None
-            if new.is_directory and self._may_be(arrival, new):
-                self._take(arrival.change.path, new, inside.get(arrival.change.path, []))
+            if arrival.change.inside is not None:
+                self.held[path] = arrival.change.inside.inodes
+            elif new.is_directory and self._may_be(arrival, new):
+                self._take(path, new, inside.get(path, []))
 
     def _take(self, path: bytes, new: Version, children: Sequence[Arrival]) -> None:
         """Note a directory as whole, in place of those in it, if all that it holds may be moved with it."""

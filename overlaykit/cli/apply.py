@@ -251,8 +251,8 @@ def _unused(stack: Stack) -> Iterator[None]:
             os.close(lock)
 
 
-def _from_root(outcome: Outcome) -> Outcome:
-    """The same with a slash before each path, as `diff` prints them."""
+def _from_root(outcome: Outcome, *, every: bool) -> Outcome:
+    """The same with a slash before each path, as `diff` prints them. `every`: also of all that was written."""
 
     def rooted(records: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(
@@ -266,11 +266,17 @@ def _from_root(outcome: Outcome) -> Outcome:
             for one in records
         )
 
-    return outcome.replace(**{name: rooted(records) for name, records in vars(outcome).items()})
+    return outcome.replace(
+        **{
+            name: rooted(records)
+            for name, records in vars(outcome).items()
+            if every or name != "written"
+        }
+    )
 
 
 def _report(outcome: Outcome, args: argparse.Namespace, *targets: str) -> int:
-    outcome = _from_root(outcome)
+    outcome = _from_root(outcome, every=args.json or args.dry_run)
     try:
         if args.json:
             from overlaykit import codec
