@@ -86,7 +86,7 @@ installed: setup-tests
 
 proofs: setup-tests test-all matrix installed
 	@setup/packages setup/proofs.packages
-	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest --all tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/crash/test_restarted.py tests/fuse/test_keeper.py tests/fuse/test_no_open.py tests/fuse/test_hostile.py tests/changes/test_apply_killed.py tests/changes/test_apply_disk.py tests/kernels $(ARGS)
+	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest --all tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/crash/test_restarted.py tests/fuse/test_keeper.py tests/fuse/test_no_open.py tests/fuse/test_hostile.py tests/changes/test_apply_killed.py tests/changes/test_apply_disk.py tests/kernels tests/machine $(ARGS)
 
 kernels: setup-tests
 	@$(PYTHON) -m tests.kernels $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ARGS),-- $(PYTHON) -m pytest $(ARGS))
@@ -137,6 +137,6 @@ $(STAMPS)/tests.packages: setup/run.packages setup/tests.packages setup/bench.pa
 	@touch $@ $(STAMPS)/run.packages
 
 clean:
-	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so overlaykit/_supervisor overlaykit/*.bpf coverage.json
+	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so overlaykit/_supervisor overlaykit/_guest_init overlaykit/*.bpf coverage.json
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

@@ -33,7 +33,11 @@ PROGRAMS = {
         "native/terminal.c",
     ],
 }
+# Linked without shared libraries: a guest has none.
+STATIC = {"overlaykit._guest_init": ["native/guest_init.c", "native/guest_session.c"]}
+PROGRAMS |= STATIC
 DEPENDS = [
+    "native/guest_session.h",
     "native/missing.h",
     "native/plan.h",
     "native/supervisor.h",
@@ -84,7 +88,10 @@ class BuildPrograms(build_ext):
             os.path.basename(path),
             os.path.dirname(path),
             # setuptools takes LDFLAGS for shared objects only.
-            extra_postargs=[*LINK, *shlex.split(os.environ.get("LDFLAGS", ""))],
+            extra_postargs=[
+                *(["-static", "-s"] if ext.name in STATIC else LINK),
+                *shlex.split(os.environ.get("LDFLAGS", "")),
+            ],
         )
 
 

@@ -6,6 +6,8 @@
  *
  *     until    a path: read(2) events of descriptor 3 until it is there
  *     run      a program and its arguments; the last step
+ *     session  the command of a view (guest_session.c); the last step
+ *     network  an interface, which is raised; its address and netmask, if it gets one
  *     others   what it is about, the number of a system call, an errno that is no failure, and the
  *              arguments: "n" and a number, or "s" and a string
  *
@@ -15,15 +17,21 @@
  *     exited 0                 nothing was to be run: a trial boot
  *     failed ERRNO STEP WORD   a step failed; WORD is its first word
  */
+#include "guest_session.h"
+
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/reboot.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -32,8 +40,8 @@
 #define PLAN "/plan"
 
 enum {
-    LONGEST_PLAN = 1 << 20,
-    MOST_WORDS = 4096, /* of a step */
+    LONGEST_PLAN = 1 << 21,
+    MOST_WORDS = 1 << 15, /* of a step */
     MOST_ARGUMENTS = 6,
     EVENTS = 3, /* the first descriptor after the standard ones */
 };
@@ -60,10 +68,10 @@ call(char **words)
 
 /* The kernel makes device nodes some time after their driver is loaded. */
 static int
-wait_for_node(const char *path)
+wait_for_node(char **words)
 {
     char events[4096];
-    while (access(path, F_OK) < 0)
+    while (access(words[0], F_OK) < 0)
         if (errno != ENOENT || read(EVENTS, events, sizeof events) < 0)
             return -1;
     return 0;
@@ -84,6 +92,29 @@ run(char **words)
             return -1;
     errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
     return errno ? -1 : 0;
+}
+
+/* The address of an interface; a name alone raises it as it is (the loopback device). */
+static int
+network(char **words)
+{
+    struct ifreq request = {0};
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (any < 0)
+        return -1;
+    (void)strncpy(request.ifr_name, words[0], sizeof request.ifr_name - 1);
+    static const unsigned long requests[] = {SIOCSIFADDR, SIOCSIFNETMASK};
+    int result = 0;
+    for (int at = 0; !result && at < 2 && words[1] && words[1 + at]; at++) {
+        (void)inet_pton(AF_INET, words[1 + at], &address.sin_addr);
+        memcpy(&request.ifr_addr, &address, sizeof address);
+        result = ioctl(any, requests[at], &request);
+    }
+    request.ifr_flags = IFF_UP;
+    result = result ? result : ioctl(any, SIOCSIFFLAGS, &request);
+    close(any);
+    return result;
 }
 
 /* ---- the plan ------------------------------------------------------------------------------- */
@@ -120,14 +151,18 @@ carry_out_plan(void)
         for (long at = 0; at < count && at < MOST_WORDS && (word = next(word)) < end; at++)
             words[at] = word;
         word = next(word);
-        bool waits = !strcmp(name, "until"), runs = !strcmp(name, "run");
+        int (*step)(char **) = !strcmp(name, "until")     ? wait_for_node
+                               : !strcmp(name, "run")     ? run
+                               : !strcmp(name, "session") ? session
+                               : !strcmp(name, "network") ? network
+                                                          : call;
         errno = EINVAL;
-        if (!words[0] || (waits ? wait_for_node(words[0]) : runs ? run(words) : call(words)) < 0) {
+        if (!words[0] || step(words) < 0) {
             (void)printf("failed %d %s %s\n", errno, name, words[0] ? words[0] : "");
             return;
         }
     }
-    if (strcmp(name, "run"))
+    if (strcmp(name, "run") && strcmp(name, "session"))
         (void)puts("exited 0"); /* a trial boot */
 }
 
@@ -146,6 +181,6 @@ main(void)
     (void)fflush(stdout);
     (void)kill(-1, SIGKILL); /* all but this process */
     sync();
-    (void)reboot(RB_POWER_OFF);
-    return EXIT_FAILURE; /* the kernel panics */
+    (void)reboot(RB_AUTOBOOT); /* QEMU ends, with -no-reboot: sooner than a power-off */
+    return EXIT_FAILURE;       /* the kernel panics */
 }

@@ -570,6 +570,28 @@ def limits(args: Values) -> Part:
     }
 
 
+def declare_machine(command: Options) -> None:
+    """A machine for the command, in place of a view alone."""
+    add = command.add_argument
+    add(
+        "--vm",
+        action="store_true",
+        help="run the command under a kernel of its own, in QEMU: with --memory (default: 256m), --cpus and --disk as "
+        "the machine's own (docs/machines.md)",
+    )
+    add(
+        "--disk-file",
+        metavar="FILE",
+        help="with --vm: keep what the machine writes in FILE, a qcow2 disk, made if it is missing",
+    )
+    add(
+        "--kernel",
+        metavar="PATH",
+        help="with --vm: a directory with boot/ and lib/modules/, or the image in such a boot/ (default: Debian's "
+        "cloud kernel, fetched once)",
+    )
+
+
 def declare_driver(command: Options) -> None:
     command.add_argument(
         "--driver",

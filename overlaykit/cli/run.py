@@ -61,6 +61,11 @@ def main(arguments: list[str]) -> int:
         passed = launch_options.descriptors(args, inherited)
         env = launch_options.environment("run", args)
         launch_options.check_restart(args, detached=args.detach)
+    if args.vm:
+        with signals.held():
+            from overlaykit.cli import run_machine
+
+        return run_machine.launch(args, command, env)
     temporary = args.rm or args.name is None
     if temporary and not args.detach:
         launch(args, command, env, passed)
@@ -111,7 +116,12 @@ def parse(arguments: list[str]) -> tuple[Any, list[str]]:
 
 
 def parts(args: Any) -> dict[str, Any]:
-    """The arguments of `View`."""
+    """The arguments of `View`. Raises: Usage for an option of a machine."""
+    for option, value in (("--disk-file", args.disk_file), ("--kernel", args.kernel)):
+        if value is not None:
+            raise Usage("run", f"{option}: only with --vm; leave it out, or add --vm")
+    if args.vm:
+        raise Usage("run", "--vm: a machine is not created, started or brought up by name; use run")
     return {name: value for part in _PARTS for name, value in part(args).items()}
 
 
@@ -192,6 +202,7 @@ def options() -> Options:
     launch_options.declare_life(command)
     launch_options.declare_labels(command)
     launch_options.declare_limits(command)
+    launch_options.declare_machine(command)
     launch_options.declare_driver(command)
     launch_options.declare_confinement(command)
     launch_options.declare_hiding(command)

@@ -117,7 +117,7 @@ class Store:
     """The layers in a directory, by default $XDG_DATA_HOME/overlaykit/layers."""
 
     def __init__(self, root: str | None = None) -> None:
-        self._base, self.root = _default_root() if root is None else ("/", os.path.abspath(root))
+        self._base, self.root = default_base() if root is None else ("/", os.path.abspath(root))
 
     def add(self, name: str, source_text: str, *, base: Layer | None = None) -> StoredLayer:
         """Make the layer `name` from `dir:PATH`, `tar:PATH` or `deb:PACKAGE[,PACKAGE]@SUITE`.
@@ -288,7 +288,7 @@ def _is_name(text: str) -> bool:
     )
 
 
-def _default_root() -> tuple[str, str]:
+def default_base() -> tuple[str, str]:
     """The parent directory that must exist, and the store.
 
     By the XDG base directory specification, which ignores a relative path.

@@ -1,5 +1,6 @@
-"""Guests: a Linux kernel under QEMU, with the host's files below an overlay of its own.
+"""Guests: a Linux kernel under QEMU, with files of the host below an overlay of its own.
 
-Imports the ground only. Start reading at `guest` (what a guest finds) and `boot` (its run). The tests of other kernels
-use it (tests/kernels); it needs QEMU, virtiofsd and mkfs.ext4, and the program of native/guest_init.c.
+Imports the ground only. Of `run --vm`: start at `view_guest` (what the guest finds), `emulator` (QEMU and virtiofsd)
+and `session` (the host's side of the command). Of the tests of other kernels (tests/kernels): at `guest` and `boot`.
+Both need QEMU, virtiofsd and mkfs.ext4, and the program of native/guest_init.c.
 """

@@ -27,6 +27,9 @@ from overlaykit.record import Record
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
 Threads: TypeAlias = Literal["multi", "single"]
 
+INIT: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_guest_init")
+"""The program built from native/guest_init.c."""
+
 _QEMU: Final = "qemu-system-x86_64"
 _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 _KERNEL_ARGUMENTS: Final = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off"
@@ -132,6 +135,22 @@ def trial(machine: Machine, log: str, seconds: float) -> bool:
         return end.status == 0
 
 
+def archive(init: str, steps: bytes, entries: Sequence[initramfs.Entry]) -> bytes:
+    """The initramfs of a guest that carries out the encoded plan `steps`; `entries` are its modules."""
+    with open(init, "rb") as program:
+        return initramfs.archive(
+            [
+                initramfs.directory("dev"),
+                # The kernel opens it for init.
+                initramfs.console("dev/console"),
+                initramfs.directory("modules"),
+                initramfs.file("init", program.read(), 0o755),
+                initramfs.file(plan.PATH, steps),
+                *entries,
+            ]
+        )
+
+
 def _module_path(name: str) -> str:
     return f"/modules/{name}.ko"
 
@@ -148,20 +167,8 @@ def _boot(
 ) -> End:
     deadline = None if seconds is None else time.monotonic() + seconds
     initrd = os.path.join(directory, "initramfs")
-    with open(machine.init, "rb") as program, open(initrd, "wb") as file:
-        file.write(
-            initramfs.archive(
-                [
-                    initramfs.directory("dev"),
-                    # The kernel opens it for init.
-                    initramfs.console("dev/console"),
-                    initramfs.directory("modules"),
-                    initramfs.file("init", program.read(), 0o755),
-                    initramfs.file(plan.PATH, steps.encoded()),
-                    *entries,
-                ]
-            )
-        )
+    with open(initrd, "wb") as file:
+        file.write(archive(machine.init, steps.encoded(), entries))
     with _qemu(machine, initrd, devices, log) as (process, out, status):
         if not _relay(out, output, deadline):
             raise GuestTimedOut(seconds, _name(log))

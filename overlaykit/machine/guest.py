@@ -63,7 +63,7 @@ def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
     plan.directory("/disk/tmp", 0o1777)
     plan.directory("/disk/var-tmp", 0o1777)
     plan.mount("/merged", "overlay", data="lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
-    _file_systems(plan, "/merged")
+    file_systems(plan, "/merged")
     plan.mount("/merged/tmp", "none", "/disk/tmp", _MS_BIND)
     plan.mount("/merged/var/tmp", "none", "/disk/var-tmp", _MS_BIND)
     plan.root("/merged")
@@ -84,7 +84,8 @@ def _load(plan: Plan, modules: Sequence[str]) -> None:
     plan.wait(OUTPUT)
 
 
-def _file_systems(plan: Plan, root: str) -> None:
+def file_systems(plan: Plan, root: str) -> None:
+    """Mount what a root has besides its files."""
     plan.mount(f"{root}/proc", "proc", flags=_SAFE | _native.MS_NOEXEC)
     plan.mount(f"{root}/sys", "sysfs", flags=_SAFE | _native.MS_NOEXEC)
     plan.mount(f"{root}/sys/fs/cgroup", "cgroup2", flags=_SAFE | _native.MS_NOEXEC)

@@ -33,11 +33,14 @@ class Module(Record):
 class Kernel:
     """The kernel in a directory that holds boot/ and lib/modules/ or usr/lib/modules/.
 
+    `image`: which one of several in boot/; by default there is one.
     Raises NoKernel.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, image: str | None = None) -> None:
         images = glob.glob(os.path.join(glob.escape(directory), "boot", "vmlinuz-*"))
+        if image is not None:
+            images = [image]
         if len(images) != 1:
             raise NoKernel(directory)
         (self.image,) = images
@@ -64,6 +67,22 @@ class Kernel:
         for name in names:
             self._add(name.replace("-", "_"), ordered)
         return list(ordered.values())
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Remove all other files of a kernel that is of this program alone."""
+        kept = {self._files[module.name] for module in self.modules(names)}
+        kept |= {self.image, os.path.join(self._modules, "modules.builtin")}
+        top = os.path.dirname(os.path.dirname(self.image))
+        for directory, directories, files in os.walk(top, topdown=False):
+            for name in files:
+                if os.path.join(directory, name) not in kept:
+                    os.unlink(os.path.join(directory, name))
+            for name in directories:
+                path = os.path.join(directory, name)
+                if os.path.islink(path):
+                    os.unlink(path)
+                elif not os.listdir(path):
+                    os.rmdir(path)
 
     def _add(self, name: str, ordered: dict[str, Module]) -> None:
         if name in ordered or name in self._builtin:

@@ -16,9 +16,11 @@ _NUMBERS: Final = {
     "dup2": 33,
     "chdir": 80,
     "mkdir": 83,
+    "symlink": 88,
     "chmod": 90,
     "chroot": 161,
     "mount": 165,
+    "sethostname": 170,
     "inotify_add_watch": 254,
     "inotify_init1": 294,
     "finit_module": 313,
@@ -69,10 +71,24 @@ class Plan:
         self._call("root", path, "chdir", "/")
 
     def status(self, path: str) -> None:
-        """Have a device in place of standard output."""
-        self._call("status", path, "open", path, os.O_WRONLY | os.O_CLOEXEC)
+        """Have a device in place of standard output; it is read as well, where there is a session."""
+        self._call("status", path, "open", path, os.O_RDWR | os.O_CLOEXEC)
         self._call("status", path, "dup2", _OPENED, _STDOUT)
         self._call("status", path, "close", _OPENED)
+
+    def hostname(self, name: str) -> None:
+        self._call("hostname", name, "sethostname", name, len(os.fsencode(name)))
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link, unless something is there."""
+        self._call("link", path, "symlink", target, path, ignored=EEXIST)
+
+    def raise_interface(self, name: str, *address_and_netmask: str) -> None:
+        self._add("network", name, *address_and_netmask)
+
+    def session(self, *words: str) -> None:
+        """The last step: the command of a view, as native/guest_session.c has its words."""
+        self._add("session", *words)
 
     def run(self, program: Sequence[str]) -> None:
         """The last step."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.devices import Device
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
+    from overlaykit.namespace.nested import Nested
     from overlaykit.namespace.ports import Port
     from overlaykit.namespace.tmpfs import Tmpfs
     from overlaykit.namespace.ulimits import Ulimit
@@ -83,6 +84,8 @@ class LaunchSpec(Record, kw_only=True):
     covers: tuple[Cover, ...] = ()
     processors: frozenset[int] = frozenset()
     """Those that the view's processes run on; none: those of the caller."""
+    nested: Nested | None = None
+    """A root for programs that serve the view's files."""
     account: Account | None = None
     """The user of the command; None: root of the view."""
     ulimits: tuple[Ulimit, ...] = ()

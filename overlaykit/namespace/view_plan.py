@@ -382,6 +382,11 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
 
     plan.root(root, whole_proc, "whole sys", below)
 
+    if spec.nested is not None:
+        from overlaykit.namespace import nested
+
+        nested.take_files(plan)
+
     plan.attach(proc, "/proc")
     plan.attach("sys", "/sys")
     plan.attach("cgroup", "/sys/fs/cgroup", IF_TARGET_EXISTS)
@@ -435,6 +440,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
         plan.bind(f"data {data.target}", data.target)
     if spec.binds or spec.devices or spec.tmpfs or spec.data:
         plan.attach_binds()
+    if spec.nested is not None:
+        nested.complete(plan, spec.nested)
     for directory in spec.directories:
         plan.directory(directory.path, directory.mode)
     for link in spec.symlinks:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.environment import Environment
+    from overlaykit.namespace.nested import Nested
     from overlaykit.views.networks import Membership
     from overlaykit.views.spec import ViewSpec
 
@@ -47,6 +48,7 @@ def launch_spec(
     symlinks: tuple[Symlink, ...] = (),
     data: tuple[Data, ...] = (),
     connected: Membership | None = None,
+    nested: Nested | None = None,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -88,6 +90,7 @@ def launch_spec(
         data=data,
         covers=() if view.lies is None else view.lies.covers(),
         processors=frozenset() if view.lies is None else view.lies.processors(),
+        nested=nested,
         tmpfs=view.tmpfs,
         devices=view.devices,
         shm_size=view.shm_size,

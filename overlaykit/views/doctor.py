@@ -9,10 +9,12 @@ from overlaykit.errors import Error
 from overlaykit.fuse import doctor as fuse
 from overlaykit.health import Check
 from overlaykit.layers import Layer, Store
+from overlaykit.machine import emulator
 from overlaykit.namespace import doctor as namespaces
 from overlaykit.namespace import is_privileged
 from overlaykit.overlay.disk import Disk, Unfit, probe
 from overlaykit.views import places
+from overlaykit.views.accelerators import emulated
 from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import KernelRoot
 from overlaykit.views.registry import Registry
@@ -24,7 +26,26 @@ if TYPE_CHECKING:
 
 def checks() -> list[Check]:
     """The checks of every room."""
-    return [*fuse.checks(), *namespaces.checks(), *_places(), Store().check()]
+    return [*fuse.checks(), *namespaces.checks(), *_places(), Store().check(), _machines()]
+
+
+def _machines() -> Check:
+    """What `run --vm` needs. No fault: views work without. No guest is booted."""
+    missing = emulator.missing()
+    if missing:
+        packages = " and ".join(dict.fromkeys(package for _, package in missing))
+        detail = f"not here; install {packages}"
+    elif not is_privileged():
+        detail = "takes root: virtiofsd cannot serve files of other users"
+    else:
+        found = emulated()
+        tried = {
+            None: "KVM is tried at the first one",
+            True: "emulated (TCG): KVM does not boot here",
+            False: "KVM",
+        }
+        detail = f"works, {tried[found]}"
+    return Check(name="--vm", ok=True, detail=detail, fix="")
 
 
 def _places() -> list[Check]:

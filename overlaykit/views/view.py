@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
+    from overlaykit.namespace.nested import Nested
     from overlaykit.overlay.explanation import Explanation
     from overlaykit.views.kept import Kept
     from overlaykit.views.lies import Lies
@@ -223,6 +224,8 @@ class View:
         redirected: Mapping[int, int] | None = None,
         confinement: Confinement | None = None,
         last: bool = False,
+        nested: Nested | None = None,
+        shown: Sequence[str] | None = None,
     ) -> Processes:
         """Run a command in the view, without waiting for it.
 
@@ -232,7 +235,8 @@ class View:
         descriptors, from 3 on, of which it gets copies as its standard ones; `umask` its umask, by default the
         caller's; `confinement` its confinement, by default the view's. With `last` no other command follows, even if
         this one cannot be started: the mount ends with it, and all it wrote is in the upper once `wait` returns; else
-        once the view is closed.
+        once the view is closed. `nested`: as in `namespace.LaunchSpec`; `shown`: the
+        command that `overlaykit ps` names, by default this one.
 
         Raises: Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted,
         CommandRunning, LastCommand, DaemonEnded, OfAnotherProcess. OSError: EBADF if one of `pass_fds` or `redirected`
@@ -254,10 +258,15 @@ class View:
             confinement=confinement,
             cgroups=self._cgroups,
             connected=rootfs.network,
+            nested=nested,
+            # Signals of a terminal, or for the caller's process group, are not for such programs.
+            new_session=nested is not None,
         )
         before = self.processes
         try:
-            return self._launch(rootfs, spec, last=last)
+            return self._launch(
+                rootfs, spec, last=last, shown=spec.argv if shown is None else shown
+            )
         except CommandRunning:
             raise
         except BaseException:
@@ -266,7 +275,9 @@ class View:
                 self.processes.close()
             raise
 
-    def _launch(self, rootfs: RootFs, spec: LaunchSpec, *, last: bool) -> Processes:
+    def _launch(
+        self, rootfs: RootFs, spec: LaunchSpec, *, last: bool, shown: Sequence[str]
+    ) -> Processes:
         # The stack ends before a signal arrives: an exception of its handler leaves no descriptor of the mount open.
         with (
             signals.deferred(),
@@ -299,7 +310,7 @@ class View:
                 rootfs,
                 self.processes.init_pid,
                 self.processes.ports,
-                spec.argv,
+                tuple(shown),
                 supervisor=self.processes.monitor_pid,
             )
         return self.processes
@@ -479,6 +490,14 @@ class View:
         """The mount, and the user namespace that owns it: open until `close`. Raises: NotStarted."""
         root = self._require_started().root
         return namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace)
+
+    def watched(self) -> tuple[int, ...]:
+        """Descriptors that are readable once the mount has ended. Raises: NotStarted."""
+        return self._require_started().root.watched
+
+    def root_has_ended(self) -> bool:
+        """Whether the mount has ended. Raises: NotStarted."""
+        return self._require_started().root.has_ended()
 
     def explain(self, path: str) -> Explanation:
         """Which layer answers for a path in the view. Raises: NotStarted, OSError (ENOENT and the like)."""

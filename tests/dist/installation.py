@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from ..views.user import CHECKOUT
 
-_NOT_COPIED = (".*", "build", "dist", "*.egg-info", "*.so", "_supervisor", "__pycache__")
+_NOT_COPIED = (".*", "build", "dist", "*.egg-info", "*.so", "_supervisor", "_guest_init", "__pycache__")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def test_the_wheel_holds_the_package_alone_with_types_licence_and_programs(
     share = f"overlaykit-{__version__}.data/data/share/man"
     assert {f"{share}/man1/overlaykit-run.1", f"{share}/man8/mount.fuse.overlaykit.8"} <= names
     for name in (
+        "_guest_init",
         "_supervisor",
         "_seccomp_default.bpf",
         "_seccomp_terminal.bpf",

@@ -7,14 +7,12 @@ $XDG_CACHE_HOME/overlaykit/kernels. They are never installed. To get newer ones,
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from overlaykit.errors import Error
-from overlaykit.layers.aptsources import debian_mirror
-from overlaykit.layers.privateapt import PrivateApt
+from overlaykit.layers.kernels import unpack
 from overlaykit.machine import boot, guest
 from overlaykit.machine.kernel import Kernel
 
@@ -29,9 +27,6 @@ VARIABLES: Final[Mapping[str, str]] = {
 }
 """The environment of a guest's command."""
 
-_PACKAGE: Final = "linux-image-cloud-amd64"
-_ONLY_TO_INSTALL: Final = ("initramfs-tools", "kmod", "linux-base")
-"""What the package depends on for its installation; apt takes it as installed, and does not fetch it."""
 _TRIAL_SECONDS: Final = 15
 
 
@@ -49,7 +44,7 @@ def kernel(version: str) -> Kernel:
     place = os.path.join(_cache(), SUITES[version])
     if not os.path.isdir(place):
         with tempfile.TemporaryDirectory(dir=_cache()) as directory:
-            _fetch(SUITES[version], directory)
+            unpack(SUITES[version], directory)
             try:
                 os.rename(os.path.join(directory, "kernel"), place)
             except OSError:  # another process has fetched it as well
@@ -61,7 +56,7 @@ def kernel(version: str) -> Kernel:
 def machine(version: str) -> boot.Machine:
     """A machine with the kernel: under KVM where that boots it, which is tried once after each boot of the host."""
     found = kernel(version)
-    tcg = boot.Machine(kernel=found, init=init(), accelerator="tcg")
+    tcg = boot.Machine(kernel=found, init=boot.INIT, accelerator="tcg")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return tcg
     kvm = tcg.replace(accelerator="kvm")
@@ -73,32 +68,6 @@ def machine(version: str) -> boot.Machine:
             file.write("works" if works else "hangs")
     with open(answer, encoding="ascii") as file:
         return kvm if file.read() == "works" else tcg
-
-
-def init() -> str:
-    """The path of the program of native/guest_init.c, built if it is not there or older."""
-    source = os.path.join(ROOT, "native", "guest_init.c")
-    program = os.path.join(ROOT, "build", "guest_init")
-    if not os.path.exists(program) or os.stat(program).st_mtime < os.stat(source).st_mtime:
-        os.makedirs(os.path.dirname(program), exist_ok=True)
-        built = f"{program}.{os.getpid()}"
-        subprocess.run(
-            [
-                *(
-                    os.environ.get("CC", "gcc"),
-                    "-std=c17",
-                    "-Wall",
-                    "-Wextra",
-                    "-O2",
-                    "-static",
-                    "-s",
-                ),
-                *("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-o", built, source),
-            ],
-            check=True,
-        )
-        os.rename(built, program)
-    return program
 
 
 def run(
@@ -122,16 +91,3 @@ def _cache() -> str:
     path = os.path.join(top, "overlaykit", "kernels")
     os.makedirs(path, exist_ok=True)
     return path
-
-
-def _fetch(suite: str, directory: str) -> None:
-    """Unpack the kernel's package into `directory`/kernel."""
-    apt = PrivateApt(os.path.join(directory, "apt"), suite)
-    apt.update(debian_mirror())
-    installed = [
-        f"Package: {name}\nStatus: install ok installed\nVersion: 9999\nArchitecture: all\n"
-        f"Multi-Arch: foreign\nMaintainer: none\nDescription: none"
-        for name in _ONLY_TO_INSTALL
-    ]
-    for deb in apt.download([_PACKAGE], installed):
-        subprocess.run(["dpkg-deb", "-x", deb, os.path.join(directory, "kernel")], check=True)

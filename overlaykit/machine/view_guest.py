@@ -1,0 +1,104 @@
+"""What the guest of a view finds: the view's files below an overlay on its disk, and one command, as a plan."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native
+from overlaykit.errors import Error
+from overlaykit.machine import plan
+from overlaykit.machine.guest import file_systems
+from overlaykit.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHARE_TAG: Final = "view"
+STDOUT, STDERR, CONTROL, STDIN = (f"/dev/vport0p{number}" for number in range(1, 5))
+"""The ports of the first virtio device, in the order in which the host connects them."""
+MODULES: Final = (
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "virtiofs",
+    "overlay",
+    "crc32c_generic",
+)
+NETWORK_MODULES: Final = ("virtio_net",)
+ADDRESS, NETMASK = "10.0.2.15", "255.255.255.0"
+"""Of the guest in QEMU's user network, to which published ports lead."""
+
+_MOST_WORDS: Final = 30000
+_MOST_BYTES: Final = 2 << 20
+"""Of the plan; native/guest_init.c takes little more."""
+
+
+class TooLong(Error):
+    message = "the command and its environment are longer than --vm takes ({0} words); shorten them"
+
+
+class Command(Record, kw_only=True):
+    """The command of a view."""
+
+    argv: tuple[str, ...]
+    env: tuple[bytes, ...]
+    cwd: str
+    cwd_required: bool
+    hostname: str
+    user: int = 0
+    group: int = 0
+    groups: tuple[int, ...] = ()
+    umask: int = 0o022
+    terminal: bool = False
+
+
+def steps(modules: Sequence[str], command: Command, *, network: bool, kept: bool) -> bytes:
+    """The bytes of the plan: load the modules, mount all, run the command.
+
+    `kept`: whether the disk outlives the guest. Raises: TooLong.
+    """
+    made = plan.Plan()
+    made.mount("/dev", "devtmpfs")
+    for path in modules:
+        made.module(path)
+    made.wait(CONTROL)
+    made.status(CONTROL)
+    for path in ("/lower", "/disk", "/merged"):
+        made.directory(path)
+    made.mount("/lower", "virtiofs", SHARE_TAG, _native.MS_RDONLY | _native.MS_NODEV)
+    made.wait("/dev/vda")
+    made.mount("/disk", "ext4", "/dev/vda", data="noinit_itable,errors=remount-ro")
+    for name in ("upper", "work"):
+        made.directory(f"/disk/{name}")
+    made.mount("/merged", "overlay", data="lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
+    file_systems(made, "/merged")
+    made.root("/merged")
+    made.link("/dev/fd", "/proc/self/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        made.link(f"/dev/{name}", f"/proc/self/fd/{number}")
+    made.hostname(command.hostname)
+    made.raise_interface("lo")
+    if network:
+        made.raise_interface("eth0", ADDRESS, NETMASK)
+    made.wait(STDIN)
+    variables = tuple(os.fsdecode(entry) for entry in command.env)
+    made.session(
+        "command",
+        "terminal" if command.terminal else "pipes",
+        "kept" if kept else "dropped",
+        *(STDOUT, STDERR, STDIN),
+        *(str(command.user), str(command.group)),
+        "".join(f"{group}," for group in command.groups),
+        f"{command.umask:o}",
+        command.cwd,
+        "required" if command.cwd_required else "optional",
+        str(len(command.argv)),
+        *command.argv,
+        *variables,
+    )
+    encoded = made.encoded()
+    words = len(command.argv) + len(variables)
+    if words > _MOST_WORDS or len(encoded) >= _MOST_BYTES:
+        raise TooLong(words)
+    return encoded

@@ -1,0 +1,44 @@
+"""A root of its own for programs that serve the view's files, and do not live among them."""
+
+from __future__ import annotations
+
+from overlaykit import _native
+from overlaykit.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from overlaykit.namespace.plan import Plan
+
+_FILES: Final = "nested files"
+_FOR_READING: Final = (
+    _native.MOUNT_ATTR_RDONLY
+    | _native.MOUNT_ATTR_NOSUID
+    | _native.MOUNT_ATTR_NODEV
+    | _native.MOUNT_ATTR_NOEXEC
+)
+
+
+class Nested(Record, kw_only=True):
+    """A directory in the view's /run that is such a root, once binds fill it."""
+
+    path: str
+    files: str
+    """Where in it the view's files are: its layers alone, read-only, without any mount of the view's."""
+    links: tuple[tuple[str, str], ...] = ()
+    """Symbolic links in it: names and targets."""
+
+
+def take_files(plan: Plan) -> None:
+    """Clone the root mount. Requires: nothing is mounted below it yet."""
+    plan.clone(_FILES, "/", _FOR_READING)
+
+
+def complete(plan: Plan, nested: Nested) -> None:
+    """Mount the view's files and processes in it. Requires: its binds are mounted."""
+    plan.attach(_FILES, nested.path + nested.files)
+    plan.clone("nested proc", "/proc")
+    plan.attach("nested proc", f"{nested.path}/proc")
+    for name, target in nested.links:
+        plan.symlink(target, f"{nested.path}/{name}")

@@ -1,0 +1,407 @@
+"""A view's command in a machine: the view's layers, read-only, below an overlay of a guest's own.
+
+QEMU and virtiofsd are the command of the view, which confines them, publishes its ports and ends them; this process
+relays the guest's streams and signals. See `overlaykit.machine.emulator` for what the two programs reach.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import signal as signals_of_python
+import socket
+import tempfile
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native, namespace, signals
+from overlaykit.errors import Error
+from overlaykit.layers import kernels
+from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
+from overlaykit.machine.kernel import Kernel
+from overlaykit.machine.session import End, Failed, Session
+from overlaykit.namespace.confinement import Confinement
+from overlaykit.namespace.nested import Nested
+from overlaykit.privilege import (
+    CAP_DAC_OVERRIDE,
+    CAP_KILL,
+    CAP_NET_BIND_SERVICE,
+    CAP_SETGID,
+    CAP_SETPCAP,
+    CAP_SETUID,
+    CAP_SYS_CHROOT,
+)
+from overlaykit.record import Record
+from overlaykit.views import View, accelerators, command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from overlaykit.namespace import Identity, Port
+    from overlaykit.namespace.environment import Environment
+
+SUITE: Final = "bookworm"
+"""The release of Debian that the kernel is of."""
+MEMORY: Final = 256 << 20
+LEAST_MEMORY: Final = 96 << 20
+"""A kernel with less panics, or kills the command."""
+DISK: Final = 8 << 30
+_MOST_PROCESSORS: Final = 64
+_RESULT_MILLISECONDS: Final = 2000
+"""Milliseconds that QEMU has to end once the guest has told its result."""
+
+_KEPT: Final = frozenset(
+    {
+        *(CAP_DAC_OVERRIDE, CAP_KILL, CAP_NET_BIND_SERVICE, CAP_SETGID, CAP_SETPCAP, CAP_SETUID),
+        CAP_SYS_CHROOT,
+    }
+)
+"""For virtiofsd, which reads files of any user; QEMU gives them up."""
+_PANIC: Final = re.compile(r"Kernel panic - not syncing: ([^\r\n]*)")
+
+
+class BadMemory(Error):
+    message = "--memory {0}: a machine takes {1} at least"
+
+
+class BadProcessors(Error):
+    message = "--cpus {0:g}: a machine takes a whole number of processors, 1 to {1}"
+
+
+class BadDiskSize(Error):
+    message = "--disk {0}: the disk of a machine has 8m to 16t"
+
+
+class DiskSizeDiffers(Error):
+    message = "--disk {0}: {1} has {2} bytes; leave --disk out, or name another file"
+
+
+class DiskInUse(Error):
+    message = "--disk-file {0}: another machine uses it; end that first"
+
+
+class GuestEnded(Error):
+    message = "the machine ended without a result: {0}"
+
+
+class StepFailed(Error):
+    message = "the machine cannot start: {0}: {1}"
+
+
+class NotPrivileged(Error):
+    message = "--vm takes root: virtiofsd cannot serve files of other users here; use sudo, or leave --vm out"
+
+
+class Machine(Record, kw_only=True):
+    """The hardware that a command sees.
+
+    Raises: BadMemory, BadProcessors, BadDiskSize.
+    """
+
+    memory: int = MEMORY
+    processors: float = 1
+    disk: int | None = None
+    """Bytes; None: DISK, or what `disk_file` has."""
+    disk_file: str | None = None
+    """A qcow2 file that keeps what the guest writes; made where it is missing. None: dropped at the end."""
+    kernel: str | None = None
+    """A directory with boot/ and lib/modules/, or the image in such a boot/; None: Debian's, from the store."""
+
+    def __post_init__(self) -> None:
+        if self.memory < LEAST_MEMORY:
+            raise BadMemory(self.memory, f"{LEAST_MEMORY >> 20}m")
+        if self.processors != int(self.processors) or not 1 <= self.processors <= _MOST_PROCESSORS:
+            raise BadProcessors(self.processors, _MOST_PROCESSORS)
+        if self.disk is not None and not disk.LEAST <= self.disk <= disk.MOST:
+            raise BadDiskSize(self.disk)
+
+
+def run(
+    machine: Machine,
+    argv: Sequence[str],
+    *,
+    layers: Sequence[str],
+    driver: str | None,
+    ports: Sequence[Port],
+    hostname: str | None,
+    env: Environment,
+    cwd: str | None,
+    umask: int,
+    identity: Identity | None,
+    terminal: namespace.Terminal | None,
+    size: Callable[[], tuple[int, int] | None],
+    note: Callable[[str], None],
+    on_ready: Callable[[Callable[[], None]], None],
+) -> int:
+    """Run a command in a machine. Returns its exit status, or 128 + N where signal N ended it.
+
+    `size`: the rows and columns of the caller's terminal; `note` prints a line. `on_ready` is called once the command
+    runs, with what tells it the size.
+    Requires: the main thread. Raises: Error, OSError.
+    """
+    if not namespace.is_privileged():
+        raise NotPrivileged
+    for program, package in emulator.missing():
+        raise emulator.NoProgram(program, package)
+    kernel = _kernel(machine.kernel)
+    accelerator = accelerators.chosen(kernel, note)
+    # QEMU inherits the mask: a signal of the terminal is for the guest's command.
+    signals_of_python.pthread_sigmask(signals_of_python.SIG_BLOCK, signals.FORWARDED)
+    with ExitStack() as stack:
+        disk_fd, kept = _disk(machine, stack)
+        view = View(
+            layers,
+            read_only=True,
+            driver=driver,
+            network="private",
+            ports=ports,
+            binds=[
+                namespace.Bind(
+                    source=emulator.PROGRAMS,
+                    target=emulator.ROOT + emulator.PROGRAMS,
+                    read_only=True,
+                )
+            ],
+            devices=_devices(accelerator),
+            confinement=Confinement(capabilities=_KEPT),
+            share_home=True,
+        )
+        stack.enter_context(view)
+        for line in view.notes:
+            note(line)
+        account, env_of_user = command.account_of(identity, view.root().enter, env)
+        assert isinstance(env_of_user, tuple)
+        given = view_guest.Command(
+            argv=tuple(argv),
+            env=env_of_user,
+            cwd=namespace.environment.current_directory() if cwd is None else cwd,
+            cwd_required=cwd is not None,
+            hostname=hostname or view.name,
+            user=0 if account is None else account.user,
+            group=0 if account is None else account.group,
+            groups=() if account is None else account.groups or (),
+            umask=umask,
+            terminal=terminal is not None,
+        )
+        modules = kernel.modules(
+            (*view_guest.MODULES, *(view_guest.NETWORK_MODULES if ports else ()))
+        )
+        steps = view_guest.steps(
+            [f"/modules/{one.name}.ko" for one in modules],
+            given,
+            network=bool(ports),
+            kept=kept,
+        )
+        entries = [initramfs.file(f"modules/{one.name}.ko", one.content) for one in modules]
+        sockets = [_pair(stack) for _ in range(4)]
+        stdout, stderr, control, stdin = (one for one, _ in sockets)
+        listening, connected = _share(stack)
+        log = stack.enter_context(tempfile.TemporaryFile())
+        console = os.open(f"/proc/self/fd/{log.fileno()}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        stack.callback(os.close, console)
+        null = stack.enter_context(open(os.devnull, "rb"))
+        hardware = emulator.Hardware(
+            accelerator=accelerator,
+            memory=machine.memory,
+            processors=int(machine.processors),
+            kernel=stack.enter_context(open(kernel.image, "rb")).fileno(),
+            initramfs=_in_memory(boot.archive(boot.INIT, steps, entries), stack),
+            console=console,
+            disk=disk_fd,
+            kept=kept,
+            ports=tuple(theirs.fileno() for _, theirs in sockets),  # type: ignore[arg-type]
+            share_listening=listening.fileno(),
+            share_connected=connected.fileno(),
+            published=tuple((port.protocol, port.view) for port in ports),
+        )
+        processes = view.launch(
+            emulator.command(hardware),
+            env={"PATH": "/usr/sbin:/usr/bin"},
+            cwd="/",
+            shown=argv,
+            pass_fds=hardware.descriptors(),
+            redirected={0: null.fileno(), 1: console, 2: console},
+            nested=Nested(path=emulator.ROOT, files=emulator.SHARE, links=emulator.LINKS),
+        )
+        for _, theirs in sockets:
+            theirs.close()
+        listening.close()
+        connected.close()
+        session = Session(stdout, stderr, control, stdin)
+        interrupted = _relay(session, view, terminal, size, on_ready)
+        if session.end is None and interrupted:
+            processes.close()
+            return 128 + interrupted
+        if isinstance(session.end, End):
+            _await(processes.init_fd)
+        processes.close()
+        log.seek(0)
+        messages = log.read().decode(errors="replace")
+        if session.end is None and view.root_has_ended():
+            view.wait()  # raises
+        return _status(session.end, messages, argv[0], given.cwd, note)
+
+
+def _relay(
+    session: Session,
+    view: View,
+    terminal: namespace.Terminal | None,
+    size: Callable[[], tuple[int, int] | None],
+    on_ready: Callable[[Callable[[], None]], None],
+) -> int:
+    """Relay until the guest has ended. Returns the signal that ended it before it was ready, or 0."""
+    early = 0
+
+    def resize() -> None:
+        rows_and_columns = size()
+        if terminal is not None and rows_and_columns is not None:
+            session.resize(*rows_and_columns)
+
+    def on_signal() -> bool:
+        nonlocal early
+        while info := signals_of_python.sigtimedwait(signals.FORWARDED, 0):
+            number = info.si_signo
+            if number == signals_of_python.SIGWINCH:
+                resize()
+            elif number == signals_of_python.SIGCONT:
+                continue
+            elif session.ready:
+                session.signal(number)
+            else:
+                early = number
+                return False
+        return True
+
+    if terminal is not None and not terminal.interactive:
+        session.without_input()
+    resize()
+    wakeup = _native.signalfd4(-1, signals.mask(signals.FORWARDED), os.O_NONBLOCK)
+    try:
+        session.run(wakeup, on_signal, view.watched(), lambda: on_ready(resize))
+    finally:
+        os.close(wakeup)
+    return early
+
+
+def _status(
+    end: End | Failed | None, messages: str, name: str, cwd: str, note: Callable[[str], None]
+) -> int:
+    if isinstance(end, End):
+        if end.disk_full:
+            note("the disk of the machine is full: give it a larger --disk")
+        return end.status
+    if isinstance(end, Failed):
+        reason = os.strerror(end.errno)
+        if end.step != "session":
+            raise StepFailed(f"{end.step} {end.word}", reason)
+        if end.word == "directory":
+            raise namespace.WorkingDirectoryMissing(cwd, reason)
+        if end.errno == errno.ENOENT:
+            raise namespace.CommandNotFound(name)
+        raise namespace.CommandNotExecutable(name, reason)
+    panic = _PANIC.search(messages)
+    if panic:
+        raise GuestEnded(f"its kernel panicked: {panic[1].strip()}")
+    if emulator.end_of_share(messages):
+        raise GuestEnded("virtiofsd ended, which serves its files")
+    lines = [line for line in messages.splitlines() if line.strip()]
+    raise GuestEnded(lines[-1].strip() if lines else "QEMU was ended")
+
+
+def _kernel(path: str | None) -> Kernel:
+    if path is None:
+        return Kernel(kernels.fetched(SUITE, _reduce))
+    if os.path.isdir(path):
+        return Kernel(path)
+    os.stat(path)
+    return Kernel(os.path.dirname(os.path.dirname(os.path.abspath(path))), os.path.abspath(path))
+
+
+def _reduce(directory: str) -> None:
+    Kernel(directory).keep_only((*view_guest.MODULES, *view_guest.NETWORK_MODULES))
+
+
+def _devices(accelerator: boot.Accelerator) -> list[namespace.Device]:
+    names = ("/dev/null", *(("/dev/kvm",) if accelerator == "kvm" else ()))
+    return [namespace.Device(source=name, target=emulator.ROOT + name) for name in names]
+
+
+def _disk(machine: Machine, stack: ExitStack) -> tuple[int, bool]:
+    """The open file of the disk, and whether it is kept."""
+    if machine.disk_file is None:
+        with tempfile.NamedTemporaryFile(dir="/var/tmp", prefix="overlaykit-") as file:
+            disk.create(file.name, machine.disk or DISK, journal=False)
+            opened = os.open(file.name, os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, opened)
+        return opened, False
+    path = machine.disk_file
+    if not os.path.lexists(path):
+        _make(path, machine.disk or DISK)
+    opened = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    stack.callback(os.close, opened)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DiskInUse(path) from None
+    found = disk.size_of(opened, path)
+    if machine.disk is not None and -(-machine.disk // 65536) * 65536 != found:
+        raise DiskSizeDiffers(machine.disk, path, found)
+    return opened, True
+
+
+def _make(path: str, size: int) -> None:
+    """Make the file whole or not at all; one that another process makes first is kept."""
+    directory = os.path.dirname(os.path.abspath(path))
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".overlaykit-") as file:
+        disk.create(file.name, size, journal=True)
+        try:
+            os.link(file.name, path)
+        except FileExistsError:
+            return
+    with _directory(directory) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    return stack.enter_context(ours), stack.enter_context(theirs)
+
+
+def _share(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """The socket on which virtiofsd listens, and one that is connected to it: no path is left."""
+    listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+    connected = stack.enter_context(socket.socket(socket.AF_UNIX))
+    with tempfile.TemporaryDirectory(prefix="overlaykit-") as directory:
+        path = os.path.join(directory, "share")
+        listening.bind(path)
+        listening.listen(1)
+        connected.connect(path)
+    return listening, connected
+
+
+def _in_memory(content: bytes, stack: ExitStack) -> int:
+    descriptor = os.memfd_create("overlaykit-initramfs", os.MFD_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    os.fchmod(descriptor, 0o444)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return descriptor
+
+
+def _await(descriptor: int) -> None:
+    import select
+
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    poller.poll(_RESULT_MILLISECONDS)

@@ -1,0 +1,208 @@
+"""`overlaykit run --vm`: what a command in a machine sees, and what its caller sees of it.
+
+`make test` boots one guest here. `make test-all` and `make proofs` boot the others.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from overlaykit.machine import disk
+
+from ..ports import unused_port
+from .run import ENOUGH, Run
+
+pytestmark = pytest.mark.xdist_group("guests")
+
+SCRIPT = """
+cat; echo error >&2; echo again >/dev/stderr
+id -u; id -G; pwd; echo $WORD; hostname; umask
+df -B1 --output=size / | tail -1; nproc; uname -r
+echo changed >file && cat file; rm old; ls
+seq 100000
+kill -USR1 $$
+"""
+
+
+def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLike[str]) -> None:
+    layer = os.path.join(tmp_path, "layer", "of-a-machine")
+    os.makedirs(layer)
+    for name in ("old", "kept"):
+        with open(os.path.join(layer, name), "w", encoding="ascii") as file:
+            file.write(name)
+    os.chmod(layer, 0o777)
+    done = Run(
+        *(kernel, "--disk", "50g", "-e", "WORD=a word", "-u", "12:34", "--hostname", "inside"),
+        *("-l", os.path.dirname(layer), "-l", "host", "-w", "/of-a-machine"),
+        *("--", "sh", "-c", SCRIPT),
+        umask=0o027,
+    ).end(b"given\n" * 20000)
+    status, output, errors = done
+    assert (status, errors) == (128 + signal.SIGUSR1, b"error\nagain\n")
+    given, _, rest = output.decode().partition("12\n")
+    group, directory, word, host, umask, size, processors, release, *more = rest.splitlines()
+    assert given == "given\n" * 20000
+    assert (group, directory, word, host, umask) == (
+        "34",
+        "/of-a-machine",
+        "a word",
+        "inside",
+        "0027",
+    )
+    assert 48 << 30 < int(size) <= 50 << 30
+    assert (processors, release[:4]) == ("1", "6.1.")
+    assert more == ["changed", "file", "kept", *map(str, range(1, 100001))]
+    assert sorted(os.listdir(layer)) == ["kept", "old"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--memory", "50m"], "--memory 52428800: a machine takes 96m at least"),
+        (["--cpus", "1.5"], "--cpus 1.5: a machine takes a whole number of processors, 1 to 64"),
+        (["--disk", "1k"], "--disk 1024: the disk of a machine has 8m to 16t"),
+        (
+            ["--disk-file", "/etc/passwd"],
+            "--disk-file /etc/passwd: not a qcow2 file; name another one, or remove it",
+        ),
+        (
+            ["--upper", "/nowhere"],
+            "run: --upper: not with --vm; leave one of them out: see 'overlaykit run --help'",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(kernel: str, arguments: list[str], line: str) -> None:
+    status, output, errors = Run(kernel, *arguments, "--", "true").end()
+    assert (status, output, errors.decode()) == (125, b"", f"overlaykit: {line}\n")
+
+
+def test_a_disk_that_names_another_file_is_refused(tmp_path: os.PathLike[str]) -> None:
+    """QEMU would show that file to the guest."""
+    path = os.path.join(tmp_path, "disk")
+    with open(path, "w+b") as file:
+        disk.create(path, disk.LEAST, journal=False)
+        assert disk.size_of(file.fileno(), path) == disk.LEAST
+        os.pwrite(file.fileno(), (512).to_bytes(8, "big"), 8)
+        with pytest.raises(disk.BadDisk, match="features"):
+            disk.size_of(file.fileno(), path)
+
+
+def test_an_empty_disk_takes_less_than_a_mebibyte(tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "disk")
+    with open(path, "xb"):
+        pass
+    disk.create(path, 50 << 30, journal=False)
+    assert os.stat(path).st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        (["no-such-command"], 127, "no-such-command: no such command in this view"),
+        (["/etc/passwd"], 126, "/etc/passwd: cannot be executed in this view (Permission denied)"),
+        (["sh", "-c", "exit 42"], 42, ""),
+        (
+            ["sh", "-c", "echo c >/proc/sysrq-trigger"],
+            125,
+            "the machine ended without a result: its kernel panicked: sysrq triggered crash",
+        ),
+    ],
+)
+def test_the_end_of_a_command_is_told(
+    kernel: str, command: list[str], status: int, message: str
+) -> None:
+    ended, output, errors = Run(kernel, "--", *command).end()
+    assert (ended, output) == (status, b"")
+    assert errors.decode().startswith(f"overlaykit: {message}" if message else "")
+    assert len(errors.splitlines()) == bool(message)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", ["virtiofsd", "qemu-system", "_supervisor"])
+def test_a_killed_program_ends_the_machine_with_one_line(kernel: str, program: str) -> None:
+    with Run(kernel, "--", "sh", "-c", "echo up; sleep 1000") as run:
+        assert run.line() == b"up\n"
+        ends = run.kill(program)
+        status, _, errors = run.end()
+        assert status == 125
+        assert len(errors.splitlines()) == 1
+        _await(ends)
+
+
+@pytest.mark.long
+def test_nothing_is_left_when_overlaykit_is_killed(kernel: str) -> None:
+    with Run(kernel, "--", "sh", "-c", "echo up; sleep 1000") as run:
+        assert run.line() == b"up\n"
+        ends = [os.pidfd_open(one) for one in run.family()]
+        run.process.kill()
+        _await(ends)
+
+
+@pytest.mark.long
+def test_a_signal_reaches_the_command(kernel: str) -> None:
+    script = 'trap "echo ended; exit 9" TERM; echo up; while :; do sleep 0.1; done'
+    with Run(kernel, "--", "sh", "-c", script) as run:
+        assert run.line() == b"up\n"
+        run.process.terminate()
+        assert run.end() == (9, b"ended\n", b"")
+
+
+@pytest.mark.long
+def test_a_machine_and_a_view_publish_the_same_port_at_once(kernel: str) -> None:
+    server = (
+        "import socket, sys\n"
+        "listening = socket.create_server(('', 80))\n"
+        "print('up', flush=True)\n"
+        "listening.accept()[0].sendall(sys.argv[1].encode())\n"
+    )
+    port, other = unused_port(), unused_port()
+    python = "/usr/bin/python3"
+    view = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "overlaykit", "run", "-p", f"{other}:80", "--"),
+            *(python, "-c", server, "view"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    with view, Run(kernel, "-p", f"{port}:80", "--", python, "-c", server, "machine") as run:
+        assert view.stdout is not None
+        assert view.stdout.readline() == b"up\n"
+        assert run.line() == b"up\n"
+        for number, answer in ((port, b"machine"), (other, b"view")):
+            with socket.create_connection(("127.0.0.1", number)) as connection:
+                assert connection.recv(100) == answer
+        assert run.end() == (0, b"", b"")
+        assert view.wait(ENOUGH) == 0
+
+
+@pytest.mark.long
+def test_a_disk_file_keeps_what_was_written(kernel: str, tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "disk")
+    first = ("--disk", "64m", "--disk-file", path, "--")
+    assert Run(kernel, *first, "sh", "-c", "echo new >/etc/issue").end()[0] == 0
+    kept = Run(kernel, "--disk-file", path, "--", "cat", "/etc/issue").end()
+    assert kept == (0, b"new\n", b"")
+
+
+@pytest.mark.long
+def test_a_full_disk_is_told(kernel: str) -> None:
+    script = "dd if=/dev/zero of=/zeros bs=64k 2>/dev/null; exit 4"
+    status, _, errors = Run(kernel, "--disk", "8m", "--", "sh", "-c", script).end()
+    assert status == 4
+    assert errors == b"overlaykit: the disk of the machine is full: give it a larger --disk\n"
+
+
+def _await(ends: list[int]) -> None:
+    for end in ends:
+        poller = select.poll()
+        poller.register(end, select.POLLIN)
+        assert poller.poll(ENOUGH * 1000)
+        os.close(end)
