@@ -91,6 +91,7 @@ pass_on(struct stream *one)
             one->at = 0;
             one->end = (size_t)count;
             one->count += (uint64_t)count;
+            one->ended = one->count >= one->limit; /* "end" came before the last bytes */
             went_on = true;
         } else if (count == 0 || (errno != EAGAIN && errno != EINTR))
             one->ended = true; /* EIO: no process has the terminal */

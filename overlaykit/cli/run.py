@@ -117,12 +117,17 @@ def parse(arguments: list[str]) -> tuple[Any, list[str]]:
 
 def parts(args: Any) -> dict[str, Any]:
     """The arguments of `View`. Raises: Usage for an option of a machine."""
+    refuse_machine(args)
+    return {name: value for part in _PARTS for name, value in part(args).items()}
+
+
+def refuse_machine(args: Any) -> None:
+    """Raises: Usage for an option of a machine, which is no view."""
     for option, value in (("--disk-file", args.disk_file), ("--kernel", args.kernel)):
         if value is not None:
             raise Usage("run", f"{option}: only with --vm; leave it out, or add --vm")
     if args.vm:
         raise Usage("run", "--vm: a machine is not created, started or brought up by name; use run")
-    return {name: value for part in _PARTS for name, value in part(args).items()}
 
 
 def launch(

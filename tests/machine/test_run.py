@@ -183,6 +183,14 @@ def test_a_machine_and_a_view_publish_the_same_port_at_once(kernel: str) -> None
         assert view.wait(ENOUGH) == 0
 
 
+@pytest.mark.parametrize("option", [["--vm"], ["--kernel", "/boot"]])
+def test_a_named_view_is_no_machine(option: list[str]) -> None:
+    """It would start without one."""
+    command = [sys.executable, "-m", "overlaykit", "create", *option, "--", "true"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (125, b"", 1)
+
+
 @pytest.mark.long
 def test_a_disk_file_keeps_what_was_written(kernel: str, tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "disk")
