@@ -33,7 +33,8 @@ def check(args: Any) -> None:
     for flags, keywords in run.options().declared():
         name = keywords.get("dest") or flags[-1].lstrip("-").replace("-", "_")
         if name not in _TAKEN and getattr(args, name) != getattr(defaults, name):
-            raise Usage("run", f"{flags[-1]}: not with --vm; leave one of them out")
+            flag = next(one for one in flags if one.startswith("--"))
+            raise Usage("run", f"{flag}: not with --vm; leave one of them out")
 
 
 def launch(args: Any, command: list[str], env: Environment) -> int:

@@ -132,7 +132,7 @@ def end_of_share(messages: str) -> bool:
 
 
 def _virtiofsd() -> str | None:
-    return next((place for place in _VIRTIOFSD if os.path.exists(place)), None)
+    return next((place for place in _VIRTIOFSD if os.access(place, os.X_OK)), None)
 
 
 def _found(program: str, package: str) -> str:

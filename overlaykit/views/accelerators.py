@@ -38,11 +38,17 @@ def chosen(kernel: Kernel, note: Callable[[str], None]) -> boot.Accelerator:
     found: boot.Accelerator = "kvm" if works else "tcg"
     if not works:
         note(f"{why}: QEMU emulates the processor (TCG), which is many times slower")
+    remember(kernel, found)
+    return found
+
+
+def remember(kernel: Kernel, accelerator: boot.Accelerator) -> None:
+    """Keep what a trial has found, until the host boots again. Raises: OSError."""
+    _, directory = kernels.place()
     os.makedirs(directory, 0o700, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=directory, delete=False) as new:
-        new.write(f"{_boot()} {found}")
-    os.rename(new.name, path)
-    return found
+        new.write(f"{_boot()} {accelerator}")
+    os.rename(new.name, os.path.join(directory, _PREFIX + kernel.release))
 
 
 def emulated() -> bool | None:

@@ -6,22 +6,20 @@ relays the guest's streams and signals. See `overlaykit.machine.emulator` for wh
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import re
 import signal as signals_of_python
 import socket
 import tempfile
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, namespace, signals
+from overlaykit import namespace, signals
 from overlaykit.errors import Error
 from overlaykit.layers import kernels
 from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
 from overlaykit.machine.kernel import Kernel
-from overlaykit.machine.session import End, Failed, Session
+from overlaykit.machine.session import End, Session
 from overlaykit.namespace.confinement import Confinement
 from overlaykit.namespace.nested import Nested
 from overlaykit.privilege import (
@@ -34,7 +32,7 @@ from overlaykit.privilege import (
     CAP_SYS_CHROOT,
 )
 from overlaykit.record import Record
-from overlaykit.views import View, accelerators, command
+from overlaykit.views import View, accelerators, command, guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +57,6 @@ _KEPT: Final = frozenset(
     }
 )
 """For virtiofsd, which reads files of any user; QEMU gives them up."""
-_PANIC: Final = re.compile(r"Kernel panic - not syncing: ([^\r\n]*)")
 
 
 class BadMemory(Error):
@@ -80,14 +77,6 @@ class DiskSizeDiffers(Error):
 
 class DiskInUse(Error):
     message = "--disk-file {0}: another machine uses it; end that first"
-
-
-class GuestEnded(Error):
-    message = "the machine ended without a result: {0}"
-
-
-class StepFailed(Error):
-    message = "the machine cannot start: {0}: {1}"
 
 
 class NotPrivileged(Error):
@@ -230,7 +219,7 @@ def run(
         listening.close()
         connected.close()
         session = Session(stdout, stderr, control, stdin)
-        interrupted = _relay(session, view, terminal, size, on_ready)
+        interrupted = guest.relay(session, view.watched(), terminal, size, on_ready)
         if session.end is None and interrupted:
             processes.close()
             return 128 + interrupted
@@ -241,73 +230,7 @@ def run(
         messages = log.read().decode(errors="replace")
         if session.end is None and view.root_has_ended():
             view.wait()  # raises
-        return _status(session.end, messages, argv[0], given.cwd, note)
-
-
-def _relay(
-    session: Session,
-    view: View,
-    terminal: namespace.Terminal | None,
-    size: Callable[[], tuple[int, int] | None],
-    on_ready: Callable[[Callable[[], None]], None],
-) -> int:
-    """Relay until the guest has ended. Returns the signal that ended it before it was ready, or 0."""
-    early = 0
-
-    def resize() -> None:
-        rows_and_columns = size()
-        if terminal is not None and rows_and_columns is not None:
-            session.resize(*rows_and_columns)
-
-    def on_signal() -> bool:
-        nonlocal early
-        while info := signals_of_python.sigtimedwait(signals.FORWARDED, 0):
-            number = info.si_signo
-            if number == signals_of_python.SIGWINCH:
-                resize()
-            elif number == signals_of_python.SIGCONT:
-                continue
-            elif session.ready:
-                session.signal(number)
-            else:
-                early = number
-                return False
-        return True
-
-    if terminal is not None and not terminal.interactive:
-        session.without_input()
-    resize()
-    wakeup = _native.signalfd4(-1, signals.mask(signals.FORWARDED), os.O_NONBLOCK)
-    try:
-        session.run(wakeup, on_signal, view.watched(), lambda: on_ready(resize))
-    finally:
-        os.close(wakeup)
-    return early
-
-
-def _status(
-    end: End | Failed | None, messages: str, name: str, cwd: str, note: Callable[[str], None]
-) -> int:
-    if isinstance(end, End):
-        if end.disk_full:
-            note("the disk of the machine is full: give it a larger --disk")
-        return end.status
-    if isinstance(end, Failed):
-        reason = os.strerror(end.errno)
-        if end.step != "session":
-            raise StepFailed(f"{end.step} {end.word}", reason)
-        if end.word == "directory":
-            raise namespace.WorkingDirectoryMissing(cwd, reason)
-        if end.errno == errno.ENOENT:
-            raise namespace.CommandNotFound(name)
-        raise namespace.CommandNotExecutable(name, reason)
-    panic = _PANIC.search(messages)
-    if panic:
-        raise GuestEnded(f"its kernel panicked: {panic[1].strip()}")
-    if emulator.end_of_share(messages):
-        raise GuestEnded("virtiofsd ended, which serves its files")
-    lines = [line for line in messages.splitlines() if line.strip()]
-    raise GuestEnded(lines[-1].strip() if lines else "QEMU was ended")
+        return guest.status(session.end, messages, argv[0], given.cwd, note)
 
 
 def _kernel(path: str | None) -> Kernel:

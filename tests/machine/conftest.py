@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Iterator
 
 import pytest
 
+from overlaykit.machine import emulator
+from overlaykit.views import accelerators
 from overlaykit.views import machine as machines
 
 from ..kernels import rig
 
 
 @pytest.fixture(scope="session")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of the guests' kernel, the one of the tests of other kernels: nothing is fetched twice."""
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The directory of the guests' kernel, that of the tests of other kernels, with which KVM is not tried again."""
     if os.geteuid() != 0:
         pytest.skip("--vm takes root")
-    if shutil.which("qemu-system-x86_64") is None:
+    if emulator.missing():
         pytest.skip("QEMU is not here")
-    del tmp_path_factory
-    image = rig.kernel("6.1").image
     assert rig.SUITES["6.1"] == machines.SUITE
-    return os.path.dirname(os.path.dirname(image))
+    machine = rig.machine("6.1")
+    data = str(tmp_path_factory.mktemp("data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", data)
+        accelerators.remember(machine.kernel, machine.accelerator)
+        yield os.path.dirname(os.path.dirname(machine.kernel.image))
