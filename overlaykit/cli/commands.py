@@ -42,7 +42,7 @@ COMMANDS: Final = {
     "completion": "print what completes commands in a shell",
     "doctor": "say what this machine can do, and the fix where it cannot",
     "bench": "measure what file systems and views cost, side by side",
-    "compare": "measure what a command costs in a view, beside a plain process",
+    "compare": "measure what a command costs in a view or a machine, beside a plain process",
 }
 """Each is a module beside this one, with `parser()` and `main(arguments) -> exit status`."""
 

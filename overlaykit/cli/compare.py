@@ -1,4 +1,4 @@
-"""`overlaykit compare`: what a command costs as a process and in views, side by side."""
+"""`overlaykit compare`: what a command costs as a process, in views and in a machine, side by side."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     if not args.json:
         for place in places:
             print(f"{place.launcher.name}: {place.promise}.")
+        print(comparison.SAID)
     return 0
 
 
@@ -45,13 +46,13 @@ def parser() -> Parser:
     """The command's parser."""
     command = Parser(
         "compare",
-        "Measure what a command costs as a process and in a view of each driver: its start, time, processor time, "
-        "memory, storage, system calls and network requests.",
+        "Measure what a command costs as a process, in a view of each driver, and in a machine: its start, time, "
+        "processor time, memory, storage, system calls and network requests.",
         epilog=_EPILOG,
     )
     command.usage = _USAGE
     add = command.add_argument
-    add("--only", metavar="PLACE[,PLACE]", help="process, view (default: all)")
+    add("--only", metavar="PLACE[,PLACE]", help="process, view, vm (default: all)")
     add(
         "--rounds",
         type=int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -13,10 +14,11 @@ from overlaykit.bench.systems.known import PLAIN
 from overlaykit.bench.views.idle import IDLE, idle_processes
 from overlaykit.bench.views.launchers import OURS, ours, warm
 from overlaykit.bench.workload import Context, Point, Subject, Unit
+from overlaykit.procfs import descendants
 from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from overlaykit.bench.views.launchers import Launcher
 
@@ -95,19 +97,36 @@ def workloads() -> list[Disk]:
 
 
 def of_launcher(launcher: Launcher, context: Context) -> float:
-    """The bytes on disk of an idle view."""
+    """The bytes on disk of an idle view, or machine."""
     with _directory(context.directory) as made:
         environment = {**launcher.environment, "XDG_CACHE_HOME": made}
         command = launcher.command(*IDLE)
-        with idle_processes([command], context.interruptible, environment=environment):
-            return occupied(made)
+        with idle_processes([command], context.interruptible, environment=environment) as (one,):
+            return occupied(made) + _nameless(descendants(one.pid))
+
+
+def _nameless(processes: Iterable[int]) -> int:
+    """The bytes on disk of files that processes have open and that have no name any more, each once."""
+    found: dict[tuple[int, int], int] = {}
+    for process in processes:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{process}/fd"):
+                path = f"/proc/{process}/fd/{name}"
+                if os.readlink(path).startswith("/memfd:"):
+                    continue
+                st = os.stat(path)
+                if stat.S_ISREG(st.st_mode) and st.st_nlink == 0:
+                    found[st.st_dev, st.st_ino] = st.st_blocks * 512
+    return sum(found.values())
 
 
 def occupied(directory: str) -> int:
     """The bytes of a directory tree on disk: whole blocks, without holes (stat(2))."""
     found = os.lstat(directory).st_blocks
     for folder, folders, files in os.walk(directory):
-        found += sum(os.lstat(os.path.join(folder, name)).st_blocks for name in (*folders, *files))
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):  # a daemon works there
+                found += os.lstat(os.path.join(folder, name)).st_blocks
     return found * 512
 
 
@@ -117,4 +136,6 @@ def _directory(parent: str) -> Iterator[str]:
     try:
         yield path
     finally:
-        rmtree_path(path)
+        while os.path.lexists(path):
+            with contextlib.suppress(FileNotFoundError):  # the daemon removes what is its own
+                rmtree_path(path)

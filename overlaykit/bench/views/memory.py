@@ -152,11 +152,12 @@ def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Mem
 
 def of_launcher(launcher: Launcher, interruptible: Interruptible) -> float:
     """The memory of an idle command's launcher, without the command's own, in bytes (PSS)."""
-    others = _processes()
-    with idle_processes([launcher.command(*IDLE)], interruptible):
+    with idle_processes([launcher.command(*IDLE)], interruptible) as (started,):
         with interruptible():
             time.sleep(_SETTLE_SECONDS)
-        found = _processes() - others
+        found = {started.pid, *descendants(started.pid)}
+        views = (one.about for one in Registry().running())
+        found |= {one.daemon for one in views if one.supervisor in found} - {0}
         return sum(proportional(one)[0] for one in found if not _is_command(one))
 
 
