@@ -169,7 +169,12 @@ def _boot(
     initrd = os.path.join(directory, "initramfs")
     with open(initrd, "wb") as file:
         file.write(archive(machine.init, steps.encoded(), entries))
-    with _qemu(machine, initrd, devices, log) as (process, out, status):
+    kernel = machine.kernel.image
+    if machine.kernel.is_loadable:
+        kernel = os.path.join(directory, "kernel")
+        with open(kernel, "wb") as file:
+            file.write(machine.kernel.content())
+    with _qemu(machine, kernel, initrd, devices, log) as (process, out, status):
         if not _relay(out, output, deadline):
             raise GuestTimedOut(seconds, _name(log))
         # It has closed its end of the pipe: it has ended, or ends now.
@@ -214,7 +219,7 @@ def _end(result: str, code: int, log: str) -> End:
 
 @contextmanager
 def _qemu(
-    machine: Machine, initrd: str, devices: list[str], log: int
+    machine: Machine, kernel: str, initrd: str, devices: list[str], log: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
     """QEMU, and the descriptors from which the guest's output and status are read."""
     program, setpriv = shutil.which(_QEMU), shutil.which("setpriv")
@@ -239,7 +244,7 @@ def _qemu(
                 "-m",
                 f"{size >> 20}M",
             ),
-            *("-kernel", machine.kernel.image, "-initrd", initrd, "-append", _KERNEL_ARGUMENTS),
+            *("-kernel", kernel, "-initrd", initrd, "-append", _KERNEL_ARGUMENTS),
             *(part for n, end in ends.items() for part in ("-add-fd", f"fd={end},set={n}")),
             # Without append, QEMU truncates; it cannot truncate a pipe.
             *("-chardev", "file,id=console,path=/dev/fdset/1,append=on"),

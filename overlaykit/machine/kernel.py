@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import gzip
 import lzma
 import os
 import re
@@ -10,8 +11,11 @@ import subprocess
 from collections.abc import Iterable, Iterator
 
 from overlaykit.errors import Error
+from overlaykit.machine import vmlinux
 from overlaykit.record import Record
 
+_LEVEL = 6
+_LOADABLE, _PACKED = "vmlinux-", ".gz"
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
@@ -33,18 +37,24 @@ class Module(Record):
 class Kernel:
     """The kernel in a directory that holds boot/ and lib/modules/ or usr/lib/modules/.
 
-    `image`: which one of several in boot/; by default there is one.
+    `image`: which one of several in boot/; by default there is one. Its name begins with vmlinuz-, or it is one that
+    `make_loadable` has made.
     Raises NoKernel.
     """
 
     def __init__(self, directory: str, image: str | None = None) -> None:
-        images = glob.glob(os.path.join(glob.escape(directory), "boot", "vmlinuz-*"))
+        boot = os.path.join(glob.escape(directory), "boot")
+        images = [
+            *glob.glob(os.path.join(boot, "vmlinuz-*")),
+            *glob.glob(os.path.join(boot, f"{_LOADABLE}*{_PACKED}")),
+        ]
         if image is not None:
             images = [image]
         if len(images) != 1:
             raise NoKernel(directory)
         (self.image,) = images
-        self.release = os.path.basename(self.image).removeprefix("vmlinuz-")
+        name = os.path.basename(self.image).removeprefix("vmlinuz-")
+        self.release = name.removeprefix(_LOADABLE).removesuffix(_PACKED)
         places = [
             os.path.join(directory, top, "modules", self.release) for top in ("lib", "usr/lib")
         ]
@@ -67,6 +77,28 @@ class Kernel:
         for name in names:
             self._add(name.replace("-", "_"), ordered)
         return list(ordered.values())
+
+    @property
+    def is_loadable(self) -> bool:
+        """Whether the image is one that QEMU loads as it is, once it is unpacked."""
+        return self.image.endswith(_PACKED)
+
+    def content(self) -> bytes:
+        """What QEMU takes."""
+        with gzip.open(self.image) if self.is_loadable else open(self.image, "rb") as file:
+            return file.read()
+
+    def make_loadable(self) -> None:
+        """Have the image not unpack itself in the guest, if it can be so, in place of the one of the package."""
+        kernel = None if self.is_loadable else vmlinux.extracted(self.content())
+        if kernel is not None:
+            packaged = self.image
+            self.image = os.path.join(
+                os.path.dirname(packaged), f"{_LOADABLE}{self.release}{_PACKED}"
+            )
+            with open(self.image, "xb") as file:
+                file.write(gzip.compress(kernel, _LEVEL, mtime=0))
+            os.unlink(packaged)
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Remove all other files of a kernel that is of this program alone."""

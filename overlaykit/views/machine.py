@@ -191,12 +191,16 @@ def run(
         console = os.open(f"/proc/self/fd/{log.fileno()}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         stack.callback(os.close, console)
         null = stack.enter_context(open(os.devnull, "rb"))
+        loaded = (
+            _in_memory(kernel.content(), stack),
+            _in_memory(boot.archive(boot.INIT, steps, entries), stack),
+        )
         hardware = emulator.Hardware(
             accelerator=accelerator,
             memory=machine.memory,
             processors=int(machine.processors),
-            kernel=stack.enter_context(open(kernel.image, "rb")).fileno(),
-            initramfs=_in_memory(boot.archive(boot.INIT, steps, entries), stack),
+            kernel=loaded[0],
+            initramfs=loaded[1],
             console=console,
             disk=disk_fd,
             kept=kept,
@@ -218,8 +222,15 @@ def run(
             theirs.close()
         listening.close()
         connected.close()
+
+        def started(resize: Callable[[], None]) -> None:
+            # The guest has them; QEMU keeps what it maps.
+            for one in loaded:
+                os.ftruncate(one, 0)
+            on_ready(resize)
+
         session = Session(stdout, stderr, control, stdin)
-        interrupted = guest.relay(session, view.watched(), terminal, size, on_ready)
+        interrupted = guest.relay(session, view.watched(), terminal, size, started)
         if session.end is None and interrupted:
             processes.close()
             return 128 + interrupted
@@ -235,15 +246,18 @@ def run(
 
 def _kernel(path: str | None) -> Kernel:
     if path is None:
-        return Kernel(kernels.fetched(SUITE, _reduce))
+        return Kernel(kernels.fetched(SUITE, reduce))
     if os.path.isdir(path):
         return Kernel(path)
     os.stat(path)
     return Kernel(os.path.dirname(os.path.dirname(os.path.abspath(path))), os.path.abspath(path))
 
 
-def _reduce(directory: str) -> None:
-    Kernel(directory).keep_only((*view_guest.MODULES, *view_guest.NETWORK_MODULES))
+def reduce(directory: str) -> None:
+    """Keep of a package's kernel what machines need, in the form that takes the least memory in them."""
+    kernel = Kernel(directory)
+    kernel.keep_only((*view_guest.MODULES, *view_guest.NETWORK_MODULES))
+    kernel.make_loadable()
 
 
 def _devices(accelerator: boot.Accelerator) -> list[namespace.Device]:
@@ -314,7 +328,7 @@ def _share(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
 
 
 def _in_memory(content: bytes, stack: ExitStack) -> int:
-    descriptor = os.memfd_create("overlaykit-initramfs", os.MFD_CLOEXEC)
+    descriptor = os.memfd_create("overlaykit-machine", os.MFD_CLOEXEC)
     stack.callback(os.close, descriptor)
     os.fchmod(descriptor, 0o444)
     with open(descriptor, "wb", closefd=False) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +29,12 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("XDG_DATA_HOME", data)
         accelerators.remember(machine.kernel, machine.accelerator)
         yield os.path.dirname(os.path.dirname(machine.kernel.image))
+
+
+@pytest.fixture(scope="session")
+def loadable(kernel: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same as the store keeps it."""
+    directory = str(tmp_path_factory.mktemp("kernel") / "kernel")
+    shutil.copytree(kernel, directory, symlinks=True)
+    machines.reduce(directory)
+    return directory

@@ -44,6 +44,27 @@ def make(directory: str | os.PathLike[str], text: str = PANIC, *, halts: bool = 
     return with_image(directory, bytes(image))
 
 
+def bzimage(packed: bytes) -> bytes:
+    """An image with a packed kernel, which nothing runs."""
+    image = bytearray(2 * _SECTOR)
+    image[0x1F1] = 1
+    image[0x202:0x206] = b"HdrS"
+    image[0x248:0x250] = struct.pack("<II", 16, len(packed))
+    return bytes(image) + bytes(16) + packed + bytes(16)
+
+
+def elf(content: bytes, *, entry: bool = True) -> bytes:
+    """An ELF file with a note, that of a PVH kernel or another, and a content."""
+    note = struct.pack("<III4sQ", 4, 8, 18 if entry else 6, b"Xen", 1 << 20)
+    header = struct.pack("<5s27xQ14xHH6x", b"\x7fELF\x02", 64, 56, 2)
+    segments = [(1, 0, 0), (4, 64 + 2 * 56, len(note))]
+    table = b"".join(
+        struct.pack("<IIQQQQQQ", kind, 0, offset, 0, 0, size, size, 4)
+        for kind, offset, size in segments
+    )
+    return header + table + note + content
+
+
 def with_image(directory: str | os.PathLike[str], image: bytes) -> str:
     """The same with the bytes of an image; all modules are built in."""
     modules = os.path.join(directory, "lib", "modules", RELEASE)
