@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from errno import EEXIST
+from errno import EBADF, EEXIST, ENOENT
 from typing import Final
 
 PATH = "plan"
 """The plan's place in the initramfs."""
 
 _NUMBERS: Final = {
+    "write": 1,
     "open": 2,
     "close": 3,
     "dup2": 33,
@@ -75,6 +76,12 @@ class Plan:
         self._call("status", path, "open", path, os.O_RDWR | os.O_CLOEXEC)
         self._call("status", path, "dup2", _OPENED, _STDOUT)
         self._call("status", path, "close", _OPENED)
+
+    def setting(self, path: str, value: str) -> None:
+        """Write to a file of sysfs, if this kernel has it."""
+        self._call("setting", path, "open", path, os.O_WRONLY, ignored=ENOENT)
+        self._call("setting", path, "write", _OPENED, value, len(value), ignored=EBADF)
+        self._call("setting", path, "close", _OPENED, ignored=EBADF)
 
     def hostname(self, name: str) -> None:
         self._call("hostname", name, "sethostname", name, len(os.fsencode(name)))

@@ -54,6 +54,12 @@ class Run:
         return ends
 
 
+def proportional(process: int) -> int:
+    """Bytes of memory of a process, and its share of what others map as well (proc_pid_smaps(5))."""
+    with open(f"/proc/{process}/smaps_rollup", encoding="ascii") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+
+
 def _descendants(process: int) -> Iterator[int]:
     for thread in os.listdir(f"/proc/{process}/task"):
         with open(f"/proc/{process}/task/{thread}/children", encoding="ascii") as file:

@@ -18,7 +18,7 @@ import pytest
 from overlaykit.machine import disk
 
 from ..ports import unused_port
-from .run import ENOUGH, Run
+from .run import ENOUGH, Run, proportional
 
 pytestmark = pytest.mark.xdist_group("guests")
 
@@ -182,6 +182,21 @@ def test_a_disk_file_keeps_what_was_written(kernel: str, tmp_path: os.PathLike[s
     assert Run(kernel, *first, "sh", "-c", "echo new >/etc/issue").end()[0] == 0
     kept = Run(kernel, "--disk-file", path, "--", "cat", "/etc/issue").end()
     assert kept == (0, b"new\n", b"")
+
+
+@pytest.mark.long
+def test_a_machine_takes_half_of_the_memory_that_it_has(loadable: str) -> None:
+    with Run(loadable, "--", "sh", "-c", "echo up; sleep 1000") as run:
+        assert run.line() == b"up\n"
+        programs = [
+            process
+            for process, name in run.family().items()
+            if "qemu-system" in name or "virtiofsd" in name
+        ]
+        assert len(programs) >= 2
+        # The guest gives back within seconds what its kernel no longer needs.
+        while sum(map(proportional, programs)) > 128 << 20:
+            assert run.process.poll() is None
 
 
 @pytest.mark.long
