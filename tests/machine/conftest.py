@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,19 +16,25 @@ from ..kernels import rig
 
 
 @pytest.fixture(scope="session")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The directory of the guests' kernel, that of the tests of other kernels, with which KVM is not tried again."""
+def kernel() -> str:
+    """The directory of the guests' kernel, that of the tests of other kernels."""
     if os.geteuid() != 0:
         pytest.skip("--vm takes root")
     if emulator.missing():
         pytest.skip("QEMU is not here")
     assert rig.SUITES["6.1"] == machines.SUITE
     machine = rig.machine("6.1")
-    data = str(tmp_path_factory.mktemp("data"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", data)
-        accelerators.remember(machine.kernel, machine.accelerator)
-        yield os.path.dirname(os.path.dirname(machine.kernel.image))
+    return os.path.dirname(os.path.dirname(machine.kernel.image))
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """A store of each test's own, which says already whether KVM works."""
+    if os.geteuid() != 0 or emulator.missing():
+        return  # `kernel` says so
+    machine = rig.machine("6.1")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    accelerators.remember(machine.kernel, machine.accelerator)
 
 
 @pytest.fixture(scope="session")
