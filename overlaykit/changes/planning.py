@@ -20,7 +20,7 @@ from overlaykit.changes.model import Change, Version
 from overlaykit.changes.paths import is_in, join, name_of, parent
 from overlaykit.changes.selection import Drop, remaining, selected
 from overlaykit.changes.steps import Seen, digest_of
-from overlaykit.changes.target import Base, Target
+from overlaykit.changes.target import Base, Target, is_overlay
 from overlaykit.record import Record
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def plan(
     that were decided so.
     """
     folding = None
-    if moves and not (paths or without):  # which may be of some of what it holds
+    # A path may be of some of what a directory holds, and on an overlay renamed ones that hold it are made anew.
+    if moves and not (paths or without or is_overlay(places)):
         folding = Folding(lambda path: places.stat("target", os.fsdecode(path)) is None)
     all_changes = list(comparison.changes(times=True, folding=folding))
     changed_inodes = {one.old.stat.st_ino for one in all_changes if one.old is not None}

@@ -82,7 +82,7 @@ class Target:
         self._changed_inodes = changed_inodes
         self._device = os.fstat(places.roots["target"]).st_dev
         self._mounts = _mounts_below(places.roots["target"])
-        self.is_overlay = attributes.file_system_of(places.roots["target"]) == _OVERLAYFS
+        self.is_overlay = is_overlay(places)
         """Whether it is on the kernel's overlayfs, as the root of a container is.
 
         That renames no directories of its lowers (EXDEV), and gives a file of theirs with several names a number of its
@@ -252,6 +252,11 @@ class Target:
         if stat.S_ISDIR(st.st_mode) or st.st_nlink > 1:  # earlier steps may touch it
             return seen._replace(ctime_ns=0)
         return seen
+
+
+def is_overlay(places: Places) -> bool:
+    """Whether the target is on the kernel's overlayfs."""
+    return attributes.file_system_of(places.roots["target"]) == _OVERLAYFS
 
 
 def refuse_fixed(directory: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from overlaykit.changes import applying, planning, run
+from overlaykit import attributes
+from overlaykit.changes import applying, planning, run, target
 from overlaykit.changes.folding import Folding
 from overlaykit.changes.model import STATE
 from overlaykit.changes.run import NotUndone
@@ -128,6 +130,27 @@ def test_new_directories_in_each_other_however_many_are_applied(workspace: Works
     wanted = picture(workspace.upper)
     apply(lower, request(workspace))
     same(picture(lower), wanted)
+
+
+@as_root
+def test_a_new_directory_goes_with_a_renamed_one_that_is_made_anew(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the layer and the upper are on one overlayfs."""
+    lower = workspace.add({"d": Dir(), "d/old": File(b"old")})
+    with workspace.mounted() as view:
+        os.rename("d", "renamed")
+        with contextlib.chdir("renamed"):
+            make_plain()
+        wanted = picture(view)
+    before = picture(lower)
+    root = os.open(lower, os.O_PATH)
+    monkeypatch.setattr(target, "_OVERLAYFS", attributes.file_system_of(root))
+    os.close(root)
+    apply(lower, request(workspace))
+    same(picture(lower), wanted)
+    applying.undo(lower)
+    same(picture(lower), before)
 
 
 @pytest.mark.parametrize("choice", ["", "theirs", "ours"])
