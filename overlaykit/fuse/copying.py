@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from overlaykit.overlay.nodes import File
+from overlaykit.overlay.smallcopy import SmallCopy
 
 if TYPE_CHECKING:
     from overlaykit.fuse.poller import Poller
@@ -26,8 +28,8 @@ _INLINE_SYNCED_BYTES: Final = 1 << 17
 """The same for one that is synced, while syncs are quick."""
 
 _QUICK_SECONDS: Final = 0.002
-"""A copy that takes longer holds the other requests up: the next one runs in a thread. That takes 0.3 ms more itself,
-and a disk at rest 0.5 to 1 ms for a new file and its sync."""
+"""A copy that takes longer holds the other requests up: the next one, or its sync if it is a small one, runs in a
+thread. That takes 0.3 ms more itself, and a disk at rest 0.5 to 1 ms for a new file and its sync."""
 
 
 class Copying:
@@ -60,7 +62,7 @@ class Copying:
             return
         if not node.needs_copy(metadata_only=metadata_only) and node.nodeid not in self._in_thread:
             return
-        descriptor = self.copy_small(node, keep_data=keep_data, metadata_only=metadata_only)
+        descriptor = await self.copy_small(node, keep_data=keep_data, metadata_only=metadata_only)
         if descriptor >= 0:
             os.close(descriptor)
             return
@@ -79,27 +81,31 @@ class Copying:
         finally:
             self._slots.release()
 
-    def copy_small(self, node: File, *, keep_data: bool, metadata_only: bool = False) -> int:
-        """Copy a file up, if it is a small plain one and its sync takes no long.
+    async def copy_small(self, node: File, *, keep_data: bool, metadata_only: bool = False) -> int:
+        """Copy a file up, if it is a small plain one. It does not wait for other copies.
 
         Returns: a descriptor of it, which reads and writes, the caller's to close; -1: nothing is copied.
         """
-        if (
-            node.has_upper
-            or not self._is_quick
-            or node.nodeid in self._in_thread
-            or not self._slots.value
-        ):
+        if node.has_upper or node.nodeid in self._in_thread:
             return -1
-        began = time.monotonic()
-        descriptor = self._filesystem.copyup.small.copy(
-            node, keep_data=keep_data, metadata_only=metadata_only, most=self._inline_bytes
-        )
-        if not self._volatile:
-            self._is_quick = time.monotonic() - began < _QUICK_SECONDS
-        return descriptor
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            return -1
+        try:
+            copy = self._filesystem.copyup.small.begin(
+                node, keep_data=keep_data, metadata_only=metadata_only, most=self._inline_bytes
+            )
+            if copy is None:
+                return -1
+            with contextlib.suppress(OSError):
+                return await self._carry_out(copy, node)
+            return -1
+        finally:
+            self._slots.release()
 
-    async def _carry_out(self, copy: Copy, node: File) -> None:
+    async def _carry_out(self, copy: Copy, node: File) -> int:
+        """Returns: as `copy_small`."""
         try:
             if copy.size == 0 or (copy.size <= self._inline_bytes and self._is_quick):
                 self._transfer(copy)
@@ -111,6 +117,7 @@ class Copying:
                     del self._in_thread[node.nodeid]
                     done.set()
             copy.finish()
+            return copy.take() if isinstance(copy, SmallCopy) else -1
         finally:
             copy.close()
 

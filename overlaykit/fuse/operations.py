@@ -434,7 +434,7 @@ class Operations(pyfuse3.Operations):
         node = self.filesystem.nodes.file(inode)
         lazily = False
         if wants_to_write(flags) and not self._no_open and self._passthrough is None:
-            copy = self._copying.copy_small(node, keep_data=not flags & os.O_TRUNC)
+            copy = await self._copying.copy_small(node, keep_data=not flags & os.O_TRUNC)
             if copy >= 0:
                 info = self._file_info(
                     node, self.filesystem.files.adopt_copy(node, copy, flags), flags

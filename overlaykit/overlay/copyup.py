@@ -37,7 +37,7 @@ from overlaykit.overlay.marker_names import TRUSTED_PREFIX
 from overlaykit.overlay.markers import NO_DIGEST, Origin, find_origin
 from overlaykit.overlay.nodes import Data
 from overlaykit.overlay.operation import operation
-from overlaykit.overlay.smallcopy import SmallCopies
+from overlaykit.overlay.smallcopy import SmallCopies, SmallCopy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,19 +148,17 @@ class CopyUp:
 
     def file(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> None:
         """Copy a file up in one call, if a change takes that."""
-        if not node.has_upper:
-            fd = self.small.copy(node, keep_data=keep_data, metadata_only=metadata_only)
-            if fd >= 0:
-                os.close(fd)
+        small = self.small.begin(node, keep_data=keep_data, metadata_only=metadata_only)
+        if small is not None:
+            try:
+                _carry_out(small)
+            except OSError:
+                pass  # the other way reports it, or gets round it
+            else:
                 return
         copy = self.begin(node, keep_data=keep_data, metadata_only=metadata_only)
-        if copy is None:
-            return
-        try:
-            copy.transfer()
-            copy.finish()
-        finally:
-            copy.close()
+        if copy is not None:
+            _carry_out(copy)
 
     @operation
     def begin(
@@ -674,7 +672,15 @@ def _open_target(copyup: CopyUp, node: File) -> int:
     return fd
 
 
-Copy: TypeAlias = FileCopy | DataCopy
+Copy: TypeAlias = FileCopy | DataCopy | SmallCopy
+
+
+def _carry_out(copy: Copy) -> None:
+    try:
+        copy.transfer()
+        copy.finish()
+    finally:
+        copy.close()
 
 
 class Times:

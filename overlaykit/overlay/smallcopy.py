@@ -8,20 +8,23 @@ fails before the copy has its name, is left to `copyup`, which knows the ways ou
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import _native, attributes
 from overlaykit.beneath import NEW_FILE
 from overlaykit.inodes import FICLONE
 from overlaykit.overlay import originals
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 
 if TYPE_CHECKING:
     from overlaykit.overlay.copyup import CopyUp
-    from overlaykit.overlay.nodes import File
+    from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.nodes import Directory, File
 
 _MOST: Final = 1 << 17
 """Bytes of a small file, unless the caller says so."""
@@ -43,61 +46,69 @@ class SmallCopies:
         self._no_clones: set[int] = set()
         """Devices of lowers whose files the upper cannot share the data of."""
 
-    def copy(self, node: File, *, keep_data: bool, metadata_only: bool, most: int = _MOST) -> int:
-        """Copy a file up, if it is a plain one of at most `most` bytes. The others: as of `CopyUp.begin`.
+    def begin(
+        self, node: File, *, keep_data: bool, metadata_only: bool, most: int = _MOST
+    ) -> SmallCopy | None:
+        """Start the copy-up of a file, if it is a plain one of at most `most` bytes. The others: as of `CopyUp.begin`.
 
-        Returns: a descriptor of the copy, which reads and writes, the caller's to close; -1: nothing is copied.
-        Requires: the file needs a copy-up.
+        The caller runs `transfer` and `finish`, and always `close`. Returns: None: nothing is made. Requires: the file
+        needs a copy-up, or has an upper.
         """
         lower = node.lower_dir
         if (
-            not self._is_on
-            or node.has_upper
+            not _is_plain_node(node)
             or node.kind != stat.S_IFREG
-            or len(node.links) != 1
-            or node.opened is not None
-            or node.data is not None
-            or (metadata_only and self._copyup.metacopy)
             or lower is None
-            or lower.layer.override is not None
-            or lower.layer.idmapped
+            or (metadata_only and self._copyup.metacopy)
+        ):
+            return None
+        ((directory, name),) = node.links
+        place = _Place(directory, name, lower, node.lower_name)
+        return self._begin(place, node, keep_data=keep_data, most=most)
+
+    def _begin(
+        self, place: _Place, node: File | None, *, keep_data: bool, most: int
+    ) -> SmallCopy | None:
+        layer = place.lower.layer
+        if (
+            not self._is_on
+            or layer.override is not None
+            or layer.idmapped
             or self._copyup.modes.active
         ):
-            return -1
+            return None
         try:
-            source = os.open(node.lower_name, _SOURCE, dir_fd=lower.fd())
+            source = os.open(place.lower_name, _SOURCE, dir_fd=place.lower.fd())
         except OSError:
-            return -1
+            return None
         try:
             st = os.fstat(source)
             if not _is_plain(st, most) or os.listxattr(source):
-                return -1
-            return self._copy(node, source, st, keep_data=keep_data)
+                return None
+            return self._make(place, node, source, st, st.st_size if keep_data else 0)
         except OSError:
-            return -1
+            return None
         finally:
             os.close(source)
 
-    def _copy(self, node: File, source: int, st: os.stat_result, *, keep_data: bool) -> int:
-        """Raises OSError, with nothing copied."""
+    def _make(
+        self, place: _Place, node: File | None, source: int, st: os.stat_result, size: int
+    ) -> SmallCopy:
+        """Raises OSError, with nothing made."""
         copyup = self._copyup
-        work = copyup.work
-        lower = node.lower_dir
-        assert lower is not None
-        ((directory, link),) = node.links
-        parent = copyup.directory(directory, link)
-        origin = copyup.origins.find(lower, node.lower_name, st.st_dev)
+        if place.directory.upper is None:
+            copyup.directory(place.directory)
+        origin = copyup.origins.find(place.lower, place.lower_name, st.st_dev)
         if origin is not None:
             origin = copyup.noted(origin, st)
-        name = work.new_name()
+        name = copyup.work.new_name()
         # Its owner may write to it until the marker is set.
-        mode = stat.S_IMODE(st.st_mode)
-        target = os.open(name, NEW_FILE | os.O_NOATIME, mode | 0o600, dir_fd=work.layer_dir.fd())
+        mode = stat.S_IMODE(st.st_mode) | 0o600
+        target = os.open(name, NEW_FILE | os.O_NOATIME, mode, dir_fd=copyup.work.layer_dir.fd())
         try:
             reach("copyup.made")
             if origin is not None:
                 copyup.markers.set_origin(target, origin)
-            size = st.st_size if keep_data else 0
             if size:
                 self._copy_data(source, target, st)
             copyup.inodes.set_owner_and_mode(target, st)
@@ -106,26 +117,11 @@ class SmallCopies:
                 content = target if size else source
                 originals.keep(copyup.originals, source, content, st, origin)
             reach("copyup.copied")
-            if size:
-                copyup.sync(target)
-            reach("copyup.synced")
-            copyup.mark_impure(parent)
-            above = parent.fd()
-            before = os.fstat(above)
-            _native.renameat2(work.layer_dir.fd(), name, above, link, _native.RENAME_NOREPLACE)
         except BaseException:
             os.close(target)
-            work.remove(name)
+            copyup.work.remove(name)
             raise
-        reach("copyup.published")
-        node.mark_copied_up()
-        copyup.table.change_times.keep(node.nodeid, st.st_ctime_ns)
-        copyup.table.forget_lower(node)
-        with contextlib.suppress(OSError):  # as `copyup.Times`
-            attributes.set_times(
-                above, b"", before.st_atime_ns, before.st_mtime_ns, _native.AT_EMPTY_PATH
-            )
-        return target
+        return SmallCopy(copyup, target, name, place, node, st, size)
 
     def _copy_data(self, source: int, target: int, st: os.stat_result) -> None:
         if st.st_dev not in self._no_clones:
@@ -138,6 +134,97 @@ class SmallCopies:
         data = os.pread(source, st.st_size, 0)
         if os.pwrite(target, data, 0) != st.st_size:
             raise OSError  # the file has shrunk, or the disk is full
+
+
+class _Place(NamedTuple):
+    """Where a file is: its name in the tree, and its name in a lower."""
+
+    directory: Directory
+    name: bytes
+    lower: LayerDir
+    lower_name: bytes
+
+
+class SmallCopy:
+    """The copy-up of a small plain file, of which `transfer` syncs `size` bytes. As `copyup.FileCopy`.
+
+    `stat`: the attributes of the lower's file.
+    """
+
+    __slots__ = ("_copyup", "_name", "_node", "_place", "_target", "size", "stat")
+
+    def __init__(
+        self,
+        copyup: CopyUp,
+        target: int,
+        name: bytes,
+        place: _Place,
+        node: File | None,
+        st: os.stat_result,
+        size: int,
+    ) -> None:
+        self._copyup = copyup
+        self._target = target
+        self._name = name  # in the work directory, until it is finished
+        self._place = place
+        self._node = node
+        self.stat = st
+        self.size = size
+
+    def transfer(self) -> None:
+        """Sync the data. Raises OSError: ENOSPC and the like from the disk."""
+        if self.size:
+            self._copyup.sync(self._target)
+        reach("copyup.synced")
+
+    def finish(self) -> None:
+        """Rename the copy into place. Raises OSError, with nothing copied up: then `copyup` has to copy the file."""
+        node = self._node
+        copyup = self._copyup
+        directory, name, *_ = self._place
+        if node is not None:
+            if node.has_upper:
+                return  # lost the race with another copy-up, which may have been written to: drop this copy
+            if not _is_plain_node(node) or copyup.modes.active:
+                fail(errno.ESTALE)
+            ((directory, name),) = node.links
+        parent = copyup.directory(directory, name)
+        copyup.mark_impure(parent)
+        above = parent.fd()
+        before = os.fstat(above)
+        work = copyup.work.layer_dir.fd()
+        _native.renameat2(work, self._name, above, name, _native.RENAME_NOREPLACE)
+        reach("copyup.published")
+        self._name = b""
+        if node is not None:
+            node.mark_copied_up()
+            copyup.table.change_times.keep(node.nodeid, self.stat.st_ctime_ns)
+            copyup.table.forget_lower(node)
+        with contextlib.suppress(OSError):  # as `copyup.Times`
+            attributes.set_times(
+                above, b"", before.st_atime_ns, before.st_mtime_ns, _native.AT_EMPTY_PATH
+            )
+
+    def take(self) -> int:
+        """A descriptor of the copy, which reads and writes, the caller's to close; -1 if it was dropped."""
+        if self._name:
+            return -1
+        target, self._target = self._target, -1
+        return target
+
+    def close(self) -> None:
+        """Close the descriptor, unless it was taken, and remove the copy unless it was finished."""
+        if self._target >= 0:
+            os.close(self._target)
+            self._target = -1
+        if self._name:
+            self._copyup.work.remove(self._name)
+            self._name = b""
+
+
+def _is_plain_node(node: File) -> bool:
+    """Whether it is a file of a lower with one name, not open, and no metacopy."""
+    return not node.has_upper and len(node.links) == 1 and node.opened is None and node.data is None
 
 
 def _is_plain(st: os.stat_result, most: int) -> bool:

@@ -123,3 +123,9 @@ def stalled_copies(monkeypatch: pytest.MonkeyPatch) -> Stalled:
     """Copy-ups that stall in their threads, where also those of small files run."""
     monkeypatch.setattr(copying, "_INLINE_SYNCED_BYTES", -1)
     return Stalled(monkeypatch, inodes, "copy")
+
+
+def stalled_syncs(monkeypatch: pytest.MonkeyPatch, filesystem: Filesystem) -> Stalled:
+    """Copy-ups of small files that stall in their syncs, once the first one has been found to be slow."""
+    monkeypatch.setattr(copying, "_QUICK_SECONDS", -1)
+    return Stalled(monkeypatch, filesystem.copyup, "sync")

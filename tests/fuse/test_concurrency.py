@@ -8,12 +8,14 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from functools import partial
+from unittest.mock import Mock
 
 import pyfuse3
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from overlaykit import inodes
 from overlaykit.fuse import control, copying, operations
 
 from ..overlay.seen import looked_at
@@ -21,7 +23,7 @@ from ..overlay.stack import Stack
 from ..posix.table import Dir, File, Link
 from .mounted import mounted
 from .random_changes import STARTING_POINT, play
-from .requests import Requests, Stalled, stalled_copies
+from .requests import Requests, Stalled, stalled_copies, stalled_syncs
 
 PROCESSES = 8
 OPERATIONS = 400
@@ -93,12 +95,14 @@ def test_rule_2_requests_await_a_copy_and_a_sync_only() -> None:
     assert _awaited(operations.__file__) == {
         "handler": 1,  # by `_request`, for all of them
         "self._copying.copy_up": 10,
+        "self._copying.copy_small": 1,
         "self._poller.in_thread": 3,
     }
     assert set(_awaited(copying.__file__)) == {
         "self._slots.acquire",
         "under_way.wait",
         "self._carry_out",
+        "self.copy_small",
         "self._poller.in_thread",
     }
 
@@ -115,6 +119,69 @@ def test_rule_2_other_requests_are_answered_during_a_copy(
             await requests.unlink("d", b"g")
 
     serve(stack, body)
+
+
+def test_rule_2_a_small_copy_leaves_its_sync_to_a_thread_while_syncs_are_slow(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else: it is begun and finished as one whose sync is quick. An error is left to the other way."""
+    stack.add({"f": File(b"old"), "first": File(b"x"), "failing": File(b"x"), "g": File(b"y")})
+    copies = Mock(wraps=inodes.copy)
+    monkeypatch.setattr(inodes, "copy", copies)
+
+    async def body(requests: Requests) -> None:
+        syncs = stalled_syncs(monkeypatch, requests.filesystem)
+        await requests.chmod("first", stat.S_IFREG | 0o600)
+        copies.reset_mock()
+        async with syncs.during(requests.open, "f", os.O_RDWR):
+            assert await requests.read(await requests.open("g")) == b"y"
+            await requests.unlink("", b"g")
+        assert await requests.read(await requests.open("f")) == b"old"
+        assert (syncs.calls, copies.call_count) == (1, 0)
+        syncs.failures += [errno.EIO]
+        await requests.chmod("failing", stat.S_IFREG | 0o600)
+        assert (syncs.calls, copies.call_count) == (3, 1)
+
+    serve(stack, body)
+    assert looked_at(stack.upper)["f"].content == b"old"
+
+
+@pytest.mark.parametrize("other", ["copied", "opened", "unlinked", "replaced"])
+def test_rules_5_and_6_a_file_may_change_while_its_small_copy_is_synced(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    lower = stack.add({"f": File(b"old"), "first": File(b"x"), "g": File()})
+
+    async def body(requests: Requests) -> None:
+        syncs = stalled_syncs(monkeypatch, requests.filesystem)
+        await requests.chmod("first", stat.S_IFREG | 0o600)
+        node = requests.filesystem.nodes.file(await requests.nodeid("f"))
+        reader = -1
+        async with syncs.during(requests.chmod, "f", stat.S_IFREG | 0o600):
+            if other == "copied":
+                requests.filesystem.copyup.file(node)
+                with open(os.path.join(stack.upper, "f"), "wb") as file:
+                    file.write(b"new")
+            elif other == "opened":
+                reader = await requests.open("f")
+            elif other == "unlinked":
+                await requests.unlink("", b"f")
+            else:
+                await requests.rename("", b"g", "", b"f")
+        assert node.has_upper
+        expected = {"copied": b"new", "opened": b"old", "replaced": b""}.get(other)
+        if expected is None:
+            assert await requests.nodeid("f") == 0
+        else:
+            assert await requests.read(await requests.open("f")) == expected
+        if reader >= 0:
+            await requests.write(await requests.open("f", os.O_RDWR), 0, b"NEW")
+            assert await requests.read(reader) == b"NEW"
+
+    serve(stack, body)
+    assert looked_at(lower)["f"].content == b"old"
+    left = looked_at(os.path.join(stack.work, "work")).values()
+    assert not [one for one in left if one.content]
 
 
 @pytest.mark.parametrize("name", ["fsync", "fdatasync"])

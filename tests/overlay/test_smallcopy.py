@@ -40,10 +40,12 @@ def _copies(view: View, names: list[str]) -> dict[str, bool]:
     is_short = {}
     for name in names:
         node = view.file(name)
-        fd = copyup.small.copy(node, keep_data=True, metadata_only=False)
-        is_short[name] = fd >= 0
-        if fd >= 0:
-            os.close(fd)
+        copy = copyup.small.begin(node, keep_data=True, metadata_only=False)
+        is_short[name] = copy is not None
+        if copy is not None:
+            copy.transfer()
+            copy.finish()
+            copy.close()
         copyup.file(node)
         assert node.has_upper
     return is_short
@@ -79,7 +81,7 @@ def test_a_small_copy_is_as_any_other_copy(stack: Stack, monkeypatch: pytest.Mon
     found = _found(stack.upper, names, marker)
     for name in names:
         os.unlink(os.path.join(stack.upper, name))
-    monkeypatch.setattr(SmallCopies, "copy", lambda *_, **__: -1)
+    monkeypatch.setattr(SmallCopies, "begin", lambda *_, **__: None)
     with stack.open() as view:
         assert not any(_copies(view, names).values())
     assert _found(stack.upper, names, marker) == found
