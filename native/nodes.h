@@ -45,7 +45,7 @@ struct node {
     uint32_t asked_of_python;
     uint8_t missed;   /* lookups of what is not there: it begins again after 255 */
     uint8_t found_at; /* of ours: which lower of the directory above has it, if that has some;
-                       * PLACE_OF_PYTHON: it was Python's, and lies in the upper */
+                       * PLACE_OF_PYTHON: Python has put it where it is, or is about to */
     bool lists;       /* the names are enough for a listing */
     bool granted, withheld, used;
     bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */

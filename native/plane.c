@@ -17,8 +17,8 @@
  * Python that names it, or when Python looks its name up (fetch): Python looks it up in turn, gets
  * the same nodeid (claim), and takes over its lookups and its open files. A nodeid that Python does
  * not find again (the lower has changed) is dead: ESTALE.
- * A file that Python has copied up may come back (give). Its nodeid stays that of the lower's
- * inode.
+ * A file that Python has copied up may come back (give), or stays here meanwhile, if it is small
+ * and not open (to_copy). Its nodeid stays that of the lower's inode.
  *
  * Without OPEN (`no_open`) the requests about a file name its node only. All programs share one
  * handle of it then, opened for the first request that needs it and closed when it is forgotten.
@@ -847,9 +847,8 @@ open_file(struct node *node, uint32_t flags)
 }
 
 static bool
-answer_open(const struct fuse_in_header *header, struct node *node, uint32_t flags)
+reply_open(const struct fuse_in_header *header, struct handle *handle)
 {
-    struct handle *handle = open_file(node, flags);
     if (!handle)
         return false;
     struct fuse_open_out out = {.fh = number_of(handle), .open_flags = FOPEN_KEEP_CACHE};
@@ -1462,7 +1461,7 @@ answer(struct fuse_in_header *header)
         return node->owner == OURS && answer_readlink(header, node);
     case FUSE_OPEN:
         return node->owner == OURS &&
-               answer_open(header, node, ((const struct fuse_open_in *)in)->flags);
+               reply_open(header, open_file(node, ((const struct fuse_open_in *)in)->flags));
     case FUSE_READDIR:
     case FUSE_READDIRPLUS:
         return serves(node) && !node->changes && (node->fd >= 0 || (node->names && node->lists)) &&
@@ -1575,7 +1574,6 @@ run(int tasks, int wait, bool polls)
             if (are_too_many())
                 evict();
             if (!answered) {
-                cross_named(header);
                 plane.pending = (size_t)size;
                 return false;
             }
@@ -1617,6 +1615,7 @@ plane_receive(struct fuse_buf *buffer, int *result)
     *result = plane.pending ? (int)plane.pending : -EINTR;
     if (plane.pending) {
         char *given = buffer->mem;
+        cross_named((void *)plane.block); /* unless all have */
         use_handle_of_python((void *)plane.block);
         buffer->mem = plane.block;
         buffer->size = plane.pending;
@@ -1714,14 +1713,22 @@ crossing(struct node *node)
                          node->found_at, PyBool_FromLong(node->left));
 }
 
-PyObject *
-py_plane_crossings(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+static PyObject *
+take_crossings(void)
 {
     PyObject *list = PyList_New(0);
     for (size_t at = 0; list && at < plane.crossing_count; at++)
         native_append(&list, crossing(plane.crossing[at]));
     plane.crossing_count = 0;
     return list;
+}
+
+PyObject *
+py_plane_crossings(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    if (plane.pending)
+        cross_named((void *)plane.block);
+    return take_crossings();
 }
 
 PyObject *
@@ -1736,7 +1743,7 @@ py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
         node = node->children ? child(node, name) : NULL;
     if (node)
         cross(node);
-    return py_plane_crossings(NULL, NULL);
+    return take_crossings();
 }
 
 ABOUT_NODE(claim)
@@ -1824,6 +1831,57 @@ py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
         STORED();
         handle->python = 0;
     }
+    Py_RETURN_TRUE;
+}
+
+/* The node of a lower's file that the pending request opens for writing, if the plane may keep it:
+ * in a directory of the upper that Python has, and not open. Else NULL. */
+static struct node *
+to_copy(const struct fuse_in_header *header)
+{
+    const struct fuse_open_in *in = (const void *)(header + 1);
+    struct node *node = plane.pending && header->opcode == FUSE_OPEN ? find(header->nodeid) : NULL;
+    bool writes = node && ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC);
+    return writes && node->owner == OURS && !node->made && !node->left && !node->handles &&
+                   S_ISREG(node->kind) && node->above->owner == PYTHON && node->above->upper >= 0 &&
+                   takes_changes(node->above) && !plane.no_open && has_room()
+               ? node
+               : NULL;
+}
+
+PyObject *
+py_plane_to_copy(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    const struct fuse_in_header *header = (void *)plane.block;
+    const struct fuse_open_in *in = (const void *)(header + 1);
+    const struct node *node = to_copy(header);
+    if (!node)
+        Py_RETURN_NONE;
+    return Py_BuildValue("KKybII", (unsigned long long)node->id,
+                         (unsigned long long)node->above->id, node->name, node->found_at, in->flags,
+                         header->pid);
+}
+
+PyObject *
+py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const struct fuse_in_header *header = (void *)plane.block;
+    const struct fuse_open_in *in = (const void *)(header + 1);
+    long long change_time;
+    int fd;
+    struct stat st;
+    if (!PyArg_ParseTuple(args, "iL", &fd, &change_time))
+        return NULL;
+    struct node *node = to_copy(header);
+    if (!node || node->found_at != PLACE_OF_PYTHON || fstat(fd, &st) < 0 ||
+        st.st_dev != plane.upper_device || st.st_ino >= INODE_LIMIT)
+        Py_RETURN_FALSE;
+    node->inode = st.st_ino;
+    node->change_time = change_time;
+    STORED();
+    node->made = true;
+    reply_open(header, new_handle(fd, node, in->flags));
+    plane.pending = 0;
     Py_RETURN_TRUE;
 }
 
@@ -2096,7 +2154,9 @@ py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
     const char *name;
     if (!PyArg_ParseTuple(args, "Kpy", &id, &only_names, &name))
         return NULL;
-    struct node *node = find(id);
+    struct node *node = find(id), *below = node && *name ? child(node, name) : NULL;
+    if (below && !below->made)
+        below->found_at = PLACE_OF_PYTHON;
     if (!node || (only_names && !node->names))
         Py_RETURN_FALSE;
     bool reading = node->reading;

@@ -303,6 +303,20 @@ def plane_give(
     is granted for changes, and the plane knows all of its handles.
     """
 
+def plane_to_copy() -> tuple[int, int, bytes, int, int, int] | None:
+    """What the pending request opens for writing, if that is a lower's file of the plane's in a directory of the upper.
+
+    That is: nodeid, nodeid of the directory above, name, place as of `plane_crossings`, flags of open(2), and the
+    caller's process. Nothing crosses to Python yet.
+    """
+
+def plane_take_copy(fd: int, changed: int, /) -> bool:
+    """Answer the pending request of `plane_to_copy` with the copy of its file, which has that name in the upper now.
+
+    `fd`: of the copy, which reads and writes. `changed`: its change time for the kernel.
+    Returns: whether it is the plane's, with `fd`. Requires: `plane_revoke` has taken the name back before.
+    """
+
 def plane_crossed(nodeid: int, /) -> bool:
     """End a crossing. Returns: whether it was claimed; otherwise requests for it fail from now on (ESTALE)."""
 
@@ -376,6 +390,8 @@ def plane_is_granted(nodeid: int, /) -> int:
 
 def plane_revoke(nodeid: int, only_names: bool, name: bytes, /) -> bool:
     """End a grant; or, with `only_names`, what `plane_resolve` began: of a name, which is Python's then, or of all.
+
+    A node of the plane's under that name crosses as one whose place is `PLACE_OF_PYTHON`.
 
     Returns: whether a reader of the directory may continue.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.poller import Poller
     from overlaykit.overlay.copyup import Copy
     from overlaykit.overlay.filesystem import Filesystem
-    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.nodes import Directory, Node
 
 _INLINE_BYTES: Final = 1 << 20
 """Size up to which a copy that is not synced blocks the other requests; larger ones run in a thread."""
@@ -103,6 +103,29 @@ class Copying:
             return -1
         finally:
             self._slots.release()
+
+    def copy_without_node(
+        self, directory: Directory, name: bytes, place: int, nodeid: int, *, keep_data: bool
+    ) -> SmallCopy | None:
+        """Copy a file up, as `SmallCopies.begin_below`, if syncs are quick and it still has this nodeid.
+
+        Returns: the finished copy, the caller's to close; None: nothing is copied.
+        """
+        if not self._is_quick or not self._slots.value:
+            return None
+        copy = self._filesystem.copyup.small.begin_below(
+            directory, name, place, keep_data=keep_data, most=self._inline_bytes
+        )
+        if copy is None:
+            return None
+        key = self._filesystem.lookup.numbering.key(copy.stat.st_dev, copy.stat.st_ino)
+        with contextlib.suppress(OSError):
+            if key == nodeid:
+                self._transfer(copy)
+                copy.finish()
+                return copy
+        copy.close()
+        return None
 
     async def _carry_out(self, copy: Copy, node: File) -> int:
         """Returns: as `copy_small`."""

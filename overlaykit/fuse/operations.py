@@ -159,6 +159,8 @@ class Operations(pyfuse3.Operations):
         self.plane = Plane(
             self.filesystem,
             self._options,
+            self._copying,
+            self._count,
             timeout=self._timeout,
             acl=self.enable_acl,
             is_kept=is_kept,
@@ -166,6 +168,10 @@ class Operations(pyfuse3.Operations):
         )
         self.plane.offer(self.filesystem.root)
         self._poller.plane = self.plane
+
+    def _count(self, name: str, nanoseconds: int) -> None:
+        self.requests[name] += 1
+        self.clock.add(name, nanoseconds)
 
     def begin_passthrough(self, device: int) -> None:
         """Let the kernel read and write files itself. Requires: an interposed libfuse, and that it takes files."""

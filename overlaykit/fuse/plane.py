@@ -6,7 +6,8 @@ plane gets its names, once enough requests have come (`_NAMES_FOR_A_REQUEST`), a
 in, or that only Python finds it. A name that Python changes there is Python's from then on. A directory of the upper is
 granted for changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request
 that names them does, or when Python looks their names up. A file of the upper that Python has copied up, renamed or
-found goes back to the plane at the end of the request (`Plane.give`).
+found goes back to the plane at the end of the request (`Plane.give`). A small file that is opened for writing is copied
+up while the plane has it (`Plane.answer_after_copy`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import os
 import stat
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, attributes
@@ -25,6 +27,9 @@ from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.numbering import FIRST_FREE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlaykit.fuse.copying import Copying
     from overlaykit.fuse.spec import MountOptions
     from overlaykit.fuse.statistics import Latencies
     from overlaykit.overlay.filesystem import Filesystem
@@ -57,6 +62,7 @@ _MOST_MERGED: Final = 64
 class Plane:
     """Implements `overlay.nodes.Plane`. One per process, as the session is.
 
+    `count`: counts a request that Python had a part in, by its name and the nanoseconds that it took.
     `timeout`: how long the kernel may cache names and attributes, in seconds. `is_kept`: the daemon has a keeper.
     `is_live`: others may change a lower.
     """
@@ -65,6 +71,8 @@ class Plane:
         self,
         filesystem: Filesystem,
         options: MountOptions,
+        copying: Copying,
+        count: Callable[[str, int], None],
         *,
         timeout: float,
         acl: bool,
@@ -72,6 +80,8 @@ class Plane:
         is_live: bool,
     ) -> None:
         self._filesystem = filesystem
+        self._copying = copying
+        self._count = count
         self.is_kept = is_kept
         # Without an upper each file that is opened is the kernel's (`passthrough`), which Python registers.
         registers_all = filesystem.root.upper is None and not filesystem.files.writes_back
@@ -161,6 +171,41 @@ class Plane:
             self._filesystem.listings.get(directory, restart=True)
 
     # For the session
+
+    def answer_after_copy(self) -> bool:
+        """Copy up the plane's file that the pending request opens for writing, if it is a small plain one.
+
+        The node stays the plane's, and its descriptor becomes that of the copy. Requires: called before `take_back`.
+        Returns: whether the plane has answered the request then.
+        """
+        wanted = _native.plane_to_copy() if self._upper_device >= 0 else None
+        if wanted is None:
+            return False
+        began = time.perf_counter_ns()
+        nodeid, above, name, place, flags, pid = wanted
+        directory = self._filesystem.nodes.by_nodeid.get(above)
+        if not isinstance(directory, Directory):
+            return False
+        asking.set(pid)
+        try:
+            copy = self._copying.copy_without_node(
+                directory, name, place, nodeid, keep_data=not flags & os.O_TRUNC
+            )
+            if copy is None:
+                return False
+            changed = self._filesystem.nodes.change_times.get(nodeid, copy.stat.st_ctime_ns)
+            descriptor = copy.take()
+            is_taken = _native.plane_take_copy(descriptor, changed)
+            if is_taken:
+                self._count("open", time.perf_counter_ns() - began)
+            else:
+                os.close(descriptor)
+            return is_taken
+        except Exception:
+            log.exception("a copy-up failed")
+            return False
+        finally:
+            self._filesystem.between_operations()
 
     def answer_after_grant(self) -> bool:
         """Grant the directory that the pending request is about, if it is one to grant.

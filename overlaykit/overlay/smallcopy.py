@@ -66,6 +66,15 @@ class SmallCopies:
         place = _Place(directory, name, lower, node.lower_name)
         return self._begin(place, node, keep_data=keep_data, most=most)
 
+    def begin_below(
+        self, directory: Directory, name: bytes, place: int, *, keep_data: bool, most: int
+    ) -> SmallCopy | None:
+        """As `begin`, of a regular file that has no node: the lower at the index `place` shows under the name."""
+        if directory.upper is None or directory.orphaned or place >= len(directory.lowers):
+            return None
+        below = _Place(directory, name, directory.lowers[place], name)
+        return self._begin(below, None, keep_data=keep_data, most=most)
+
     def _begin(
         self, place: _Place, node: File | None, *, keep_data: bool, most: int
     ) -> SmallCopy | None:
@@ -190,6 +199,8 @@ class SmallCopy:
             ((directory, name),) = node.links
         parent = copyup.directory(directory, name)
         copyup.mark_impure(parent)
+        if node is None and name in directory.children:
+            fail(errno.ESTALE)  # it has got a node
         above = parent.fd()
         before = os.fstat(above)
         work = copyup.work.layer_dir.fd()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -560,6 +561,51 @@ def test_a_copied_file_is_the_planes_again(stack: Stack) -> None:
     for number in range(2 * FILES):
         with open(os.path.join(lower, f"d/{number}"), "rb") as file:
             assert file.read() == b"lower"
+
+
+def test_small_files_are_copied_up_while_the_plane_has_them(stack: Stack) -> None:
+    lower = stack.add({f"d/{number}": File(b"lower") for number in range(FILES)})
+    with mounted(stack) as mount, contextlib.ExitStack() as files:
+        for number in range(FILES):  # the names are handed over after some requests
+            os.stat(mount.path(f"d/{number}"))
+        os.truncate(mount.path("d/0"), 3)
+        before = [os.stat(mount.path(f"d/{number}")) for number in range(FILES)]
+        opened = [
+            files.enter_context(open(mount.path(f"d/{number}"), "r+b", buffering=0))
+            for number in range(1, 9)
+        ]
+        for file in opened:
+            file.write(b"UP")
+            assert file.read() == b"wer"
+        with open(mount.path("d/9"), "wb", buffering=0) as file:
+            file.write(b"n")
+        with open(mount.path("d/10"), "r+b", buffering=0) as file:
+            assert os.fstat(file.fileno()).st_ctime_ns == before[10].st_ctime_ns
+        os.setxattr(mount.path("d/1"), "user.mine", b"value")  # now it is Python's
+        opened[0].write(b"!")
+        os.rename(mount.path("d/3"), mount.path("d/moved"))
+        os.link(mount.path("d/4"), mount.path("d/linked"))
+        opened[3].write(b"?")
+        os.unlink(mount.path("d/2"))
+        files.close()
+        mount.forget()
+        names = ["1", "moved", "linked", "9", "10"]
+        inodes = [os.stat(mount.path(f"d/{name}")).st_ino for name in names]
+        assert inodes == [before[number].st_ino for number in (1, 3, 4, 9, 10)]
+    with mounted(stack) as mount:
+        assert not {"2", "3"} & {*os.listdir(mount.path("d"))}
+        for name, content in {
+            "1": b"UPwer!",
+            "moved": b"UPwer",
+            "linked": b"UPwer?",
+            "9": b"n",
+            "10": b"lower",
+        }.items():
+            with open(mount.path(f"d/{name}"), "rb") as found:
+                assert found.read() == content
+    for number in range(FILES):
+        with open(os.path.join(lower, f"d/{number}"), "rb") as found:
+            assert found.read() == b"lower"
 
 
 def test_a_copied_file_that_is_the_planes_again_crosses_once_more(stack: Stack) -> None:

@@ -845,6 +845,60 @@ def test_a_given_file_is_written_through_its_own_descriptor_only() -> None:
     assert contents == ["Upper", "lower"]
 
 
+@sandboxed
+def test_a_copy_takes_the_place_of_the_planes_file() -> None:
+    """Its node stays the plane's. One of which nothing is copied crosses as one that Python has to look for."""
+    for name in "fgh":
+        write(f"{name}", "lower")
+    os.mkdir("upper")
+    wire = Wire()
+    lower, upper = (os.open(name, os.O_PATH) for name in ("layer", "upper"))
+    names = [(name, 0, stat.S_IFREG >> 12, 0) for name in (b"f", b"g", b"h")]
+    assert _native.plane_resolve(ROOT, ROOT, upper, [lower], [(0, True)], True, names)
+    nodeids = {name: wire.look_up(ROOT, name.encode()) for name in "fgh"}
+    assert all(nodeids.values())
+
+    def begin_open(name: str, flags: int) -> None:
+        body = struct.pack("=II", flags, 0)
+        header = (_HEADER.size + len(body), OPEN, 2, nodeids[name], 0, 0, 7, 0, 0)
+        wire.ours.send(_HEADER.pack(*header) + body)
+        assert not _native.plane_wait(wire.device.fileno(), -1, 0, False)
+
+    def receive() -> None:
+        wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(ctypes.c_int(0)))
+
+    begin_open("f", os.O_WRONLY)
+    assert _native.plane_to_copy() is None  # no names of the directory are to be changed here yet
+    receive()
+    assert adopt(_native.plane_crossings()) == [(ROOT, b"f", 1)]
+    assert _native.plane_grant_changes(ROOT, upper, 0, [lower])
+
+    begin_open("g", os.O_RDWR)
+    assert _native.plane_to_copy() == (nodeids["g"], ROOT, b"g", 0, os.O_RDWR, 7)
+    assert _native.plane_fetch(ROOT, b"missing") == []
+    with open("upper/g", "x+b") as copy:
+        copy.write(b"upper")
+    descriptor = os.open("upper/g", os.O_RDWR)
+    assert not _native.plane_take_copy(descriptor, 5)  # its name has not been taken back
+    _native.plane_revoke(ROOT, True, b"g")
+    assert _native.plane_take_copy(descriptor, 5)
+    assert _native.plane_to_copy() is None
+    assert _native.plane_crossings() == []
+    handle = handle_of((0, wire.ours.recv(1 << 12)[_OUT.size :]))
+    assert read(wire, nodeids["g"] or 0, handle) == (0, b"upper")
+    assert write_to(wire, nodeids["g"] or 0, handle, b"U") == (0, struct.pack("=II", 1, 0))
+    assert wire.look_up(ROOT, b"g") == nodeids["g"]
+
+    begin_open("h", os.O_RDONLY | os.O_TRUNC)
+    assert _native.plane_to_copy() is not None
+    _native.plane_revoke(ROOT, True, b"h")
+    ((*_, is_made, place, _),) = _native.plane_crossings()
+    assert (is_made, place) == (False, _native.PLACE_OF_PYTHON)
+    receive()
+    with open("layer/g") as file:
+        assert file.read() == "lower"
+
+
 def is_without_descriptor(handle: int) -> bool:
     try:
         os.close(_native.plane_descriptor(handle))

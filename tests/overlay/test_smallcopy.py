@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from overlaykit.overlay.markers import Origin
-from overlaykit.overlay.smallcopy import SmallCopies
+from overlaykit.overlay.smallcopy import SmallCopies, SmallCopy
 
 from ..posix.table import File, Layer, Link
 from .inside import as_root
@@ -115,6 +115,35 @@ def test_an_open_file_continues_on_its_copy(stack: Stack) -> None:
         assert _copies(view, ["f"]) == {"f": False}
         view.write("f", b"new")
         assert view.filesystem.files.read(handle, 0, 10) == b"new"
+
+
+def test_a_file_without_a_node_is_copied_unless_it_gets_one(stack: Stack) -> None:
+    stack.add({"d/f": File(b"x"), "d/g": File(b"y"), "d/h": File()})
+    with stack.open() as view:
+        small = view.filesystem.copyup.small
+        view.write("d/h", b"z")
+        directory = view.directory("d")
+
+        def begin(name: bytes, place: int = 0) -> SmallCopy | None:
+            return small.begin_below(directory, name, place, keep_data=True, most=100)
+
+        assert begin(b"f", 1) is None
+        copy = begin(b"f")
+        assert copy is not None
+        copy.transfer()
+        copy.finish()
+        assert view.read("d/f") == b"x"
+        with open(copy.take(), "rb") as file:
+            assert file.read() == b"x"
+        copy = begin(b"g")
+        assert copy is not None
+        view.file("d/g")
+        with refused(errno.ESTALE):
+            copy.finish()
+        copy.close()
+        assert not view.file("d/g").has_upper
+        assert not os.listdir(os.path.join(stack.work, "work"))
+    assert sorted(os.listdir(os.path.join(stack.upper, "d"))) == ["f", "h"]
 
 
 def test_a_small_copy_that_fails_leaves_nothing_and_the_long_way_reports_it(
