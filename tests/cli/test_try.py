@@ -18,7 +18,7 @@ import pytest
 
 from overlaykit.cli import areas
 
-from ..views.user import TestUser, command
+from ..views.user import CHECKOUT, PATH, TestUser, command
 from .terminals import Terminal
 
 ASKED = "[r]un COMMAND? "
@@ -518,6 +518,22 @@ def test_an_application_that_was_killed_before_its_first_step_is_finished(user: 
         user.succeeds("apply", "--resume", path)
         assert sorted(os.listdir(path)) == [".overlaykit-apply", "changed", "link", "new", "same"]
         user.succeeds("rm", "kept")
+
+
+def test_the_lines_of_the_readme_go_from_a_try_to_an_undo(user: TestUser) -> None:
+    path = user.directory("w")
+    text = content(CHECKOUT, "README.md").partition("Try a command on the host's files")[2]
+    lines = [
+        line[4:] for line in text.partition("Use packages")[0].splitlines() if line[:4] == "    "
+    ]
+    assert lines[0].startswith("overlaykit try -- apt-get install")  # tests/proofs/views
+    environment = {**os.environ, "PATH": f"{os.path.dirname(command())}:{PATH}"}
+    said = user.program(["sh", "-euc", "\n".join(lines[1:])], cwd=path, env=environment)
+    for line in ("+/* new */", f"M  {path}/project/a.c", f"D  {path}/project/old.c"):
+        assert line in said.splitlines()
+    assert said.endswith("takes it back, --drop gives that up\na.c\n")
+    assert sorted(os.listdir(os.path.join(path, "project"))) == ["a.c", "old.c"]
+    assert kept_views(user) == []
 
 
 def test_a_try_in_a_try_changes_the_host_when_both_are_applied(user: TestUser) -> None:
