@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from ..oracle.comparison import Directories
-from ..oracle.operations import Slots, result_of
+from ..oracle.operations import Operation, Slots, result_of
 from ..oracle.program import Program, programs, settings_of
 from ..oracle.script import script
 from ..posix.sandbox import Sandbox
@@ -82,14 +82,19 @@ def after(
 ) -> T:
     """What `look` finds in a mount after the program's operations."""
     system.mount(stack, target)
-    slots: Slots = {}
     try:
         os.chdir(target)
-        for operation in program.operations:
-            result_of(operation, slots)
-        for fd in slots.values():
-            os.close(fd)
+        run(program.operations)
         return look(os.fsdecode(target))
     finally:
         os.chdir("/")
         system.unmount(target)
+
+
+def run(operations: Iterable[Operation]) -> None:
+    """Run operations in the current directory, whatever their results."""
+    slots: Slots = {}
+    for operation in operations:
+        result_of(operation, slots)
+    for fd in slots.values():
+        os.close(fd)

@@ -450,11 +450,15 @@ def test_an_interrupt_reaches_the_command_and_at_the_question_keeps(user: TestUs
         user.succeeds("rm", name)
 
 
-def test_ctrl_backslash_at_the_question_keeps(user: TestUser) -> None:
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_question_keeps(user: TestUser, number: signal.Signals) -> None:
     with tried(user) as path:
         with asked(user, "-D", path, "--", "sh", "-c", "echo x > y") as terminal:
             terminal.read_until(ASKED)
-            terminal.type("\x1c")
+            if number == signal.SIGQUIT:
+                terminal.type("\x1c")
+            else:
+                terminal.process.send_signal(number)
             assert terminal.finish() == 0
         (name,) = kept_views(user)
         assert f"kept as {name}" in terminal.output
@@ -518,6 +522,30 @@ def test_an_application_that_was_killed_before_its_first_step_is_finished(user: 
         user.succeeds("apply", "--resume", path)
         assert sorted(os.listdir(path)) == [".overlaykit-apply", "changed", "link", "new", "same"]
         user.succeeds("rm", "kept")
+
+
+def test_the_command_finds_the_users_surroundings_but_for_what_is_kept_from_it(
+    user: TestUser,
+) -> None:
+    with tried(user) as path:
+        other, secret = user.directory("other"), user.directory("secret", key="key\n")
+        network = os.readlink("/proc/self/ns/net")
+        script = f'echo "$MINE $(pwd) $(ls {secret}) $(readlink /proc/self/ns/net)"; echo 1 | tee here >{other}/there'
+        on = ("--on", path, "--on", other)
+        for options, shown in (([], "key"), (["--hide", secret, "--no-network"], "")):
+            done = user.overlaykit(
+                *("try", "--yes", *on, *options, "--", "sh", "-c", script),
+                cwd=path,
+                env={**os.environ, "MINE": "mine"},
+            )
+            assert done.returncode == 0, done
+            said, _, found = done.stdout.rpartition(" ")
+            assert said == f"mine {path} {shown}"
+            assert (found == f"{network}\n") == (not options)
+            for directory, name in ((other, "there"), (path, "here")):
+                assert content(directory, name) == "1\n"
+                user.succeeds("apply", "--undo", directory)
+                assert not os.path.exists(os.path.join(directory, name))
 
 
 def test_the_lines_of_the_readme_go_from_a_try_to_an_undo(user: TestUser) -> None:

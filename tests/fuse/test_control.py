@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from overlaykit.overlay.explanation import Explanation
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.table import File, Symlink
+from ..views.user import CHECKOUT
 from .mounted import Mounted, mounted
 
 MOST_CLIENTS = 32
@@ -52,6 +54,30 @@ def test_explain_names_the_layer_and_the_real_file(stack: Stack) -> None:
         with open(mount.path("bin/python"), "wb"):
             pass
         assert [hit.role for hit in explain(mount, "/bin/python").hits] == ["answers", "shadowed"]
+
+
+def test_the_documentation_names_each_request_and_each_member(stack: Stack) -> None:
+    with open(os.path.join(CHECKOUT, "docs/control.md"), encoding="utf-8") as file:
+        documented = set(re.findall(r"`(\w+)`", file.read()))
+    stack.add({"f": File(b"x")})
+    with mounted(stack) as mount, connected(mount) as connection:
+        with open(mount.path("f"), "ab") as file:
+            file.write(b"y")
+        for request in ("version", "stack", "stats", "explain"):
+            path = {"path": "/f"} if request == "explain" else {}
+            connection.sendall(json.dumps({"request": request, **path}).encode() + b"\n")
+        version, *others = (one["answer"] for one in answers(connection, 4))
+    assert {"version", "stack", "stats", "explain"} < set(version["requests"]) <= documented
+    for kinds in ("requests", "python", "native"):  # named by the kernel
+        others[1][kinds] = next(iter(others[1][kinds].values()), None)
+    assert members([version, *others]) <= documented
+
+
+def members(value: object) -> set[str]:
+    """The names of all members, at any depth."""
+    if isinstance(value, dict):
+        return {*value}.union(*map(members, value.values()))
+    return set().union(*map(members, value)) if isinstance(value, list) else set()
 
 
 def test_a_missing_path_is_an_error_that_names_it(stack: Stack) -> None:
