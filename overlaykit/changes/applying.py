@@ -238,6 +238,23 @@ def undo(target: str, *, force: bool = False) -> None:
         _note_touched(state, run.inodes())
 
 
+def last_upper(target: str) -> str | None:
+    """The upper of the last application to a target; None: there is none. Raises: Error, OSError."""
+    with ExitStack() as stack:
+        root = open_directory(target, stack)
+        try:
+            state = State(root, target, create=False)
+        except NothingApplied:
+            return None
+        stack.callback(state.close)
+        names = state.names()
+        if not names:
+            return None
+        application = state.open(names[-1])
+        stack.callback(application.close)
+        return None if application.begun is None else application.begun.upper
+
+
 def drop(target: str) -> int:
     """Give up taking back what was applied to a target, and remove what that needs. Returns: how many applications.
 

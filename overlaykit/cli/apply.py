@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import sys
@@ -194,25 +195,41 @@ def _later(args: argparse.Namespace) -> int:
     if args.force and not args.undo:
         raise Usage("apply", "--force is for --undo")
     with contextlib.ExitStack() as context:
-        target = args.to or args.view
+        targets: Sequence[str] = (args.to or args.view,)
         if args.to is None and not os.path.isdir(os.path.join(args.view, os.fsdecode(STATE))):
             from overlaykit.cli import stacks
 
             stack = stacks.find(args.view, args.layers)
             _check_ended(stack)
             if not stack.assumed:  # else it is a directory to which nothing was applied
-                target = _target(stack, None)
+                targets = _applied(stack)
             context.enter_context(_unused(stack))
         context.enter_context(signals.unwound())
         context.enter_context(progress.shown())
-        if args.undo:
-            applying.undo(target, force=args.force)
-        elif args.drop:
-            applying.drop(target)
-        else:
-            outcome = applying.resume(target, lambda one: _apply(target, one))
-            return _report(outcome, args, target)
-    return 0
+        status = 0
+        for target in targets:
+            if args.undo:
+                applying.undo(target, force=args.force)
+            elif args.drop:
+                applying.drop(target)
+            else:
+                outcome = applying.resume(target, functools.partial(_apply, target))
+                status = max(status, _report(outcome, args, target))
+    return status
+
+
+def _applied(stack: Stack) -> Sequence[str]:
+    """The directories to which a view was applied last. Raises: NothingApplied, Error."""
+    from overlaykit.cli import areas
+
+    if not areas.is_of_host(stack):
+        return (_target(stack, None),)
+    found = areas.applied(stack)
+    if not found:
+        from overlaykit.changes.state import NothingApplied
+
+        raise NothingApplied(stack.name, "take back or finish")
+    return found
 
 
 def _check_ended(stack: Stack) -> None:

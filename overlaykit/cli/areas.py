@@ -139,6 +139,15 @@ def areas(stack: Stack) -> list[Area]:
     ]
 
 
+def applied(stack: Stack) -> list[str]:
+    """The directories to which this view was applied last, those below others first. Raises: Error, OSError."""
+    from overlaykit.changes import applying
+
+    assert stack.upper is not None
+    upper = os.path.realpath(stack.upper)
+    return [part.path for part in areas(stack) if applying.last_upper(part.path) == upper]
+
+
 def _is_directory(path: str) -> bool:
     """Also behind directories of the user's own whose modes let no one in. Raises: OSError."""
     try:

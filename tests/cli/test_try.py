@@ -640,3 +640,23 @@ def test_what_was_tried_can_be_taken_back_once_its_view_is_removed(user: TestUse
         user.succeeds("apply", "--undo", "--force", path)
         assert content(path, "deleted") == "x\n"
         assert kept_views(user) == []
+
+
+def test_what_was_applied_of_a_view_is_taken_back_by_its_name(user: TestUser) -> None:
+    with tried(user) as path:
+        for name in ("first", "second"):
+            script = f"echo {name} > {name}"
+            done = user.overlaykit("try", "--keep", name, "-D", path, "--", "sh", "-c", script)
+            assert done.returncode == 0, done
+            user.succeeds("apply", name)
+        assert "there is nothing to" in user.refused("apply", "--undo", "first")
+        user.succeeds("apply", "--undo", "second")
+        assert not os.path.exists(os.path.join(path, "second"))
+        user.succeeds("apply", "--undo", "first")
+        assert not os.path.exists(os.path.join(path, "first"))
+        user.succeeds("apply", "second")
+        user.succeeds("apply", "--drop", "second")
+        assert content(path, "second") == "second\n"
+        assert ".overlaykit-apply" not in os.listdir(path)
+        for name in ("first", "second"):
+            user.succeeds("rm", name)
