@@ -7,7 +7,6 @@ from typing import Final, TypeAlias
 
 from overlaykit import _native
 from overlaykit.overlay.opened import OpenedLayer
-from overlaykit.reader import opened_past_modes
 
 Opened: TypeAlias = OpenedLayer
 
@@ -16,7 +15,12 @@ _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 def open_directory(path: str) -> Opened:
     """A layer or an upper at a path, for a `Comparison`. Raises: OSError."""
-    return OpenedLayer(opened_past_modes(lambda: os.open(path, _DIRECTORY)), path)
+    try:
+        return OpenedLayer(os.open(path, _DIRECTORY), path)
+    except PermissionError:
+        from overlaykit.reader import opened_past_modes
+
+        return OpenedLayer(opened_past_modes(lambda: os.open(path, _DIRECTORY)), path)
 
 
 def open_covered(path: str) -> Opened:

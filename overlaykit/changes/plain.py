@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -23,6 +22,8 @@ _TYPES: Final = {
 
 def plain(change: Change) -> dict[str, object]:
     """A change as data that JSON knows. Names of any bytes are as in Python (PEP 383)."""
+    import base64
+
     return {
         "path": shown(change.path),
         "kind": change.kind,

@@ -79,5 +79,5 @@ def test_diff_imports_nothing_slow(user: TestUser) -> None:
     main = "from overlaykit.cli.main import main; main()"
     found = imported(main, "diff", "-l", lower, upper)
     assert "overlaykit.changes.read" in found
-    assert not found & {*SLOW, "overlaykit.overlay.stack", "overlaykit.overlay.copyup"}
+    assert not found & {*SLOW, "base64", "overlaykit.overlay.stack", "overlaykit.overlay.copyup"}
     assert len([name for name in found if name.partition(".")[0] == "overlaykit"]) <= DIFF_MODULES
