@@ -71,7 +71,10 @@ def _explain(view: str, layers: list[str], path: str) -> Explanation:
     upper = stack.upper
     if upper is not None and not os.path.isdir(upper):  # of a view that was not started yet
         upper = None
-    return explain_layers(stack.layers, upper, path)
+    try:
+        return explain_layers(stack.layers, upper, path)
+    except OSError as error:  # which may name a file that is looked for on the way
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _lines(found: Explanation) -> Iterator[str]:

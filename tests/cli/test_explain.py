@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..views.fixtures import only_as
 from ..views.serving import kept_mount
 from ..views.user import TestUser
 
@@ -237,3 +238,11 @@ def test_a_hard_link_of_a_stopped_view_is_followed_to_its_copy(user: TestUser) -
     if is_one_file:
         assert hits[1]["hidden"] == {"reason": "index", "path": hits[0]["path"]}
         assert hits[0]["path"].startswith(os.path.join(work, "index/"))
+
+
+@only_as("ordinary user")
+def test_the_path_that_cannot_be_explained_is_named(user: TestUser) -> None:
+    user.succeeds("create", "--name", "v", "--", "true")
+    for path, why in (("/root/x/y", "Permission denied"), ("/nix/x", "No such file or directory")):
+        assert user.refused("explain", "v", path) == f"{path}: {why}"
+    user.succeeds("rm", "v")
