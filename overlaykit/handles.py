@@ -17,6 +17,7 @@ _HEADER: Final = struct.Struct("=Ii")
 """Of struct file_handle: the number of bytes that follow, and the type."""
 _MOST_BYTES: Final = 128
 """MAX_HANDLE_SZ."""
+_ROOM: Final = _HEADER.pack(_MOST_BYTES, 0).ljust(256, b"\0")
 
 
 class FileHandle(Record):
@@ -35,8 +36,7 @@ def fields_of(
     dirfd: int, path: str | bytes | PathLike[str], flags: int = 0
 ) -> tuple[int, bytes, int]:
     """As `of_name`: the fields alone, which take less time."""
-    buffer, mount = bytearray(256), bytearray(256)
-    _HEADER.pack_into(buffer, 0, _MOST_BYTES, 0)
+    buffer, mount = bytearray(_ROOM), bytearray(256)
     _native.name_to_handle_at(dirfd, path, buffer, mount, flags)
     length, kind = _HEADER.unpack_from(buffer)
     handle = bytes(buffer[_HEADER.size : _HEADER.size + length])

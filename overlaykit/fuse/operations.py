@@ -320,13 +320,16 @@ class Operations(pyfuse3.Operations):
         ):
             return
         await self._copying.copy_up(filesystem.lookup.require(old, name_old), metadata_only=True)
-        replaced = (
-            filesystem.lookup.require(new, name_new)
-            if flags & pyfuse3.RENAME_EXCHANGE
-            else filesystem.removal.copied_to_unlink(new, name_new)
-        )
-        await self._copying.copy_up(replaced, metadata_only=True)
-        filesystem.renaming.rename(old, name_old, new, name_new, flags)
+        exchanges = bool(flags & pyfuse3.RENAME_EXCHANGE)
+        is_free = not exchanges and filesystem.lookup.find(new, name_new) is None
+        if not is_free:
+            replaced = (
+                filesystem.lookup.require(new, name_new)
+                if exchanges
+                else filesystem.removal.copied_to_unlink(new, name_new)
+            )
+            await self._copying.copy_up(replaced, metadata_only=True)
+        filesystem.renaming.rename(old, name_old, new, name_new, flags, is_free=is_free)
         self._changed(old, new)
         self._give(new.children.get(name_new))
 

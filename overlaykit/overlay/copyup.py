@@ -63,8 +63,16 @@ class Origins:
         for layer in lowers:
             device = layer.root.stat().st_dev
             self._devices[layer.uuid(device, layer.root)].add(device)
+        self._uuids: dict[tuple[Layer, int], bytes | None] = {}
 
     def uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:
+        """As `_uuid`, which is the same for all that a layer has on a device."""
+        key = layer_dir.layer, device
+        if key not in self._uuids:
+            self._uuids[key] = self._uuid(layer_dir, device)
+        return self._uuids[key]
+
+    def _uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:
         """The uuid by which an origin names the file system that `layer_dir` lies on.
 
         None if file handles do not last, or if the uuid is not unique, as in the kernel (fs/overlayfs/super.c,
@@ -84,7 +92,10 @@ class Origins:
         if layer_dir is None or uuid is None:
             return None
         fd = layer_dir.fd()
-        return layer_dir.layer.read(lambda: find_origin(fd, name, uuid), fd)
+        try:
+            return find_origin(fd, name, uuid)
+        except PermissionError:
+            return layer_dir.layer.read(lambda: find_origin(fd, name, uuid), fd)
 
 
 class CopyUp:

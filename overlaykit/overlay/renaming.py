@@ -56,14 +56,19 @@ class Renaming:
         new_directory: Directory,
         new_name: bytes,
         flags: int = 0,
+        *,
+        is_free: bool = False,
     ) -> None:
-        """rename(2). Raises OSError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EXDEV, EROFS, EINVAL (other flags)."""
+        """rename(2). `is_free`: the new name was just looked up, and nothing has it.
+
+        Raises OSError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EXDEV, EROFS, EINVAL (other flags).
+        """
         if flags not in (0, _native.RENAME_NOREPLACE, _native.RENAME_EXCHANGE):
             fail(errno.EINVAL)
         check_name(new_name)
         tree = self._tree
         node = self._lookup.require(old_directory, old_name)
-        found = self._lookup.find(new_directory, new_name)
+        found = None if is_free else self._lookup.find(new_directory, new_name)
         target = None if found is None else found.node
         old_dir = tree.writable_directory(old_directory, old_name)
         new_dir = tree.writable_directory(new_directory, new_name)

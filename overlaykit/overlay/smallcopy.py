@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, attributes
 from overlaykit.beneath import NEW_FILE
@@ -24,6 +24,7 @@ from overlaykit.overlay.faults import reach
 if TYPE_CHECKING:
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.markers import Origin
     from overlaykit.overlay.nodes import Directory, File
 
 _MOST: Final = 1 << 17
@@ -63,8 +64,9 @@ class SmallCopies:
         ):
             return None
         ((directory, name),) = node.links
-        place = _Place(directory, name, lower, node.lower_name)
-        return self._begin(place, node, keep_data=keep_data, most=most)
+        return self._begin(
+            directory, name, lower, node.lower_name, node, keep_data=keep_data, most=most
+        )
 
     def begin_below(
         self, directory: Directory, name: bytes, place: int, *, keep_data: bool, most: int
@@ -72,13 +74,21 @@ class SmallCopies:
         """As `begin`, of a regular file that has no node: the lower at the index `place` shows under the name."""
         if directory.upper is None or directory.orphaned or place >= len(directory.lowers):
             return None
-        below = _Place(directory, name, directory.lowers[place], name)
-        return self._begin(below, None, keep_data=keep_data, most=most)
+        lower = directory.lowers[place]
+        return self._begin(directory, name, lower, name, None, keep_data=keep_data, most=most)
 
     def _begin(
-        self, place: _Place, node: File | None, *, keep_data: bool, most: int
+        self,
+        directory: Directory,
+        name: bytes,
+        lower: LayerDir,
+        lower_name: bytes,
+        node: File | None,
+        *,
+        keep_data: bool,
+        most: int,
     ) -> SmallCopy | None:
-        layer = place.lower.layer
+        layer = lower.layer
         if (
             not self._is_on
             or layer.override is not None
@@ -87,27 +97,29 @@ class SmallCopies:
         ):
             return None
         try:
-            source = os.open(place.lower_name, _SOURCE, dir_fd=place.lower.fd())
+            source = os.open(lower_name, _SOURCE, dir_fd=lower.fd())
         except OSError:
             return None
         try:
             st = os.fstat(source)
             if not _is_plain(st, most) or os.listxattr(source):
                 return None
-            return self._make(place, node, source, st, st.st_size if keep_data else 0)
+            if directory.upper is None:
+                self._copyup.directory(directory)
+            origin = self._copyup.origins.find(lower, lower_name, st.st_dev)
+            size = st.st_size if keep_data else 0
+            work_name, target = self._make(source, st, size, origin)
+            return SmallCopy(self._copyup, target, work_name, directory, name, node, st, size)
         except OSError:
             return None
         finally:
             os.close(source)
 
     def _make(
-        self, place: _Place, node: File | None, source: int, st: os.stat_result, size: int
-    ) -> SmallCopy:
-        """Raises OSError, with nothing made."""
+        self, source: int, st: os.stat_result, size: int, origin: Origin | None
+    ) -> tuple[bytes, int]:
+        """The name in the work directory of a new copy, and a descriptor of it. Raises OSError, with nothing made."""
         copyup = self._copyup
-        if place.directory.upper is None:
-            copyup.directory(place.directory)
-        origin = copyup.origins.find(place.lower, place.lower_name, st.st_dev)
         if origin is not None:
             origin = copyup.noted(origin, st)
         name = copyup.work.new_name()
@@ -130,7 +142,7 @@ class SmallCopies:
             os.close(target)
             copyup.work.remove(name)
             raise
-        return SmallCopy(copyup, target, name, place, node, st, size)
+        return name, target
 
     def _copy_data(self, source: int, target: int, st: os.stat_result) -> None:
         if st.st_dev not in self._no_clones:
@@ -145,29 +157,21 @@ class SmallCopies:
             raise OSError  # the file has shrunk, or the disk is full
 
 
-class _Place(NamedTuple):
-    """Where a file is: its name in the tree, and its name in a lower."""
-
-    directory: Directory
-    name: bytes
-    lower: LayerDir
-    lower_name: bytes
-
-
 class SmallCopy:
     """The copy-up of a small plain file, of which `transfer` syncs `size` bytes. As `copyup.FileCopy`.
 
     `stat`: the attributes of the lower's file.
     """
 
-    __slots__ = ("_copyup", "_name", "_node", "_place", "_target", "size", "stat")
+    __slots__ = ("_copyup", "_directory", "_link", "_name", "_node", "_target", "size", "stat")
 
     def __init__(
         self,
         copyup: CopyUp,
         target: int,
         name: bytes,
-        place: _Place,
+        directory: Directory,
+        link: bytes,
         node: File | None,
         st: os.stat_result,
         size: int,
@@ -175,7 +179,8 @@ class SmallCopy:
         self._copyup = copyup
         self._target = target
         self._name = name  # in the work directory, until it is finished
-        self._place = place
+        self._directory = directory
+        self._link = link
         self._node = node
         self.stat = st
         self.size = size
@@ -190,7 +195,7 @@ class SmallCopy:
         """Rename the copy into place. Raises OSError, with nothing copied up: then `copyup` has to copy the file."""
         node = self._node
         copyup = self._copyup
-        directory, name, *_ = self._place
+        directory, name = self._directory, self._link
         if node is not None:
             if node.has_upper:
                 return  # lost the race with another copy-up, which may have been written to: drop this copy

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import trio
 
+from overlaykit.overlay.merge import Found
+from overlaykit.overlay.nodes import Directory
+
 from ..overlay.stack import Stack
 from ..posix.table import Dir, File
 from .requests import Requests
@@ -69,5 +72,28 @@ def test_the_times_of_a_removed_lower_file_are_set_with_one_look(
         calls.clear()
         await requests.setattr(nodeid, **changed)
         assert calls["stat"] == 2  # one by `Requests.setattr`
+
+    counted(stack, monkeypatch, body)
+
+
+def test_a_file_is_renamed_with_one_look_at_its_new_name(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each layer: nobody else changes the directory in between."""
+    stack.add({"d/f": File(), "d/first": File()})
+
+    async def body(requests: Requests, calls: Counter[str]) -> None:
+        await requests.rename("d", b"first", "d", b"g")
+        await requests.nodeid("d/f")
+        names: list[bytes] = []
+        find = requests.filesystem.tree.merge.find
+
+        def note(directory: Directory, name: bytes) -> Found | None:
+            names.append(name)
+            return find(directory, name)
+
+        monkeypatch.setattr(requests.filesystem.tree.merge, "find", note)
+        await requests.rename("d", b"f", "d", b"new")
+        assert names == [b"new"]
 
     counted(stack, monkeypatch, body)
