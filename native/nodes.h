@@ -21,6 +21,7 @@ enum {
     BEGUN = 1 << 12,
     MOST_CLOSED = 1 << 10,
     MANY_FORGOTTEN = 256,
+    MOST_INCOMPLETE = 64,
     MOST_WITH_CHANGES = 1 << 15,
     MOST_KEPT = 1 << 17, /* names of all directories */
     MANY_MISSED = 4,     /* names of a directory, after which its own are read, */

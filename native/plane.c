@@ -932,6 +932,38 @@ takes_changes(struct node *directory)
     return serves(directory) && directory->changes && !directory->removed;
 }
 
+/* Files with bytes that the kernel's cache had and the disk did not take. The error goes to the
+ * next call that waits for them, which may be one whose result nobody looks at (chown(2) of
+ * `sed -i`), and then close(2) returns 0. So their next rename or link fails as well. */
+static struct {
+    uint64_t id;
+    int error;
+} incomplete[MOST_INCOMPLETE];
+static unsigned incomplete_count;
+
+/* Take the error of a file off the table. Returns 0 if it has none. */
+static int
+take_incomplete(uint64_t id)
+{
+    for (unsigned at = 0; at < incomplete_count; at++)
+        if (incomplete[at].id == id) {
+            int error = incomplete[at].error;
+            incomplete[at] = incomplete[--incomplete_count];
+            return error;
+        }
+    return 0;
+}
+
+static void
+note_incomplete(uint64_t id, int error)
+{
+    (void)take_incomplete(id);
+    if (incomplete_count == MOST_INCOMPLETE) /* the first one */
+        memmove(incomplete, incomplete + 1, --incomplete_count * sizeof *incomplete);
+    incomplete[incomplete_count].id = id;
+    incomplete[incomplete_count++].error = error;
+}
+
 /* Whether the file that is made has the owner that the caller's files have (overlay/creation.py).
  */
 static bool
@@ -955,6 +987,7 @@ node_of_new(struct node *above, const char *name, struct stat *st)
         return NULL;
     }
     struct node *node = add(id, above, name, OURS);
+    (void)take_incomplete(id); /* of an earlier file with its inode number */
     node->kind = st->st_mode & S_IFMT;
     node->made = true;
     node->inode = st->st_ino;
@@ -1139,6 +1172,28 @@ begin_write(struct handle *handle, const struct fuse_write_in *in)
     }
 }
 
+/* Refuse a request that gives an incomplete file another name. */
+static bool
+refuse_incomplete(const struct fuse_in_header *header)
+{
+    const char *name = (const char *)(header + 1);
+    const struct node *node = NULL;
+    if (!incomplete_count)
+        return false;
+    if (header->opcode == FUSE_LINK)
+        node = find(((const struct fuse_link_in *)(const void *)name)->oldnodeid);
+    else if (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2) {
+        const struct node *above = find(header->nodeid);
+        name += header->opcode == FUSE_RENAME ? sizeof(struct fuse_rename_in)
+                                              : sizeof(struct fuse_rename2_in);
+        node = above ? child(above, name) : NULL;
+    }
+    int error = node ? take_incomplete(node->id) : 0;
+    if (error)
+        reply(header->unique, error, NULL, 0);
+    return error;
+}
+
 static bool
 answer_write(const struct fuse_in_header *header, struct handle *handle,
              const struct fuse_write_in *in, const char *data)
@@ -1161,7 +1216,10 @@ answer_write(const struct fuse_in_header *header, struct handle *handle,
         ssize_t count =
             pwrite(handle->fd, data + written, in->size - written, (off_t)(in->offset + written));
         if (count <= 0 && (count == 0 || errno != EINTR)) {
-            reply(header->unique, count == 0 ? EIO : errno, NULL, 0);
+            int error = count == 0 ? EIO : errno;
+            if (in->write_flags & FUSE_WRITE_CACHE)
+                note_incomplete(node->id, error);
+            reply(header->unique, error, NULL, 0);
             return true;
         }
         written += count > 0 ? (size_t)count : 0;
@@ -1254,6 +1312,8 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
         reply(header->unique, errno, NULL, 0);
         return true;
     }
+    if (in->valid & FATTR_SIZE && !in->size)
+        (void)take_incomplete(node->id);
     if (in->valid & FATTR_CTIME)
         node->change_time = (int64_t)in->ctime * SECOND + in->ctimensec;
     return reply_attributes(header, node);
@@ -1350,6 +1410,7 @@ answer_with_handle(const struct fuse_in_header *header, struct handle *handle)
         break;
     case FUSE_FSYNC:
         if (handle && handle->node && handle->node->made) {
+            (void)take_incomplete(handle->node->id); /* what fsync(2) awaits is written */
             restore_times(handle);
             return false; /* it may take long: Python does it in a thread */
         }
@@ -1431,6 +1492,8 @@ answer(struct fuse_in_header *header)
     uint64_t number;
     if (header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET)
         return !is_forget_left(header);
+    if (refuse_incomplete(header))
+        return true;
     if (is_one_of(header->opcode, handle_requests)) {
         memcpy(&number, in, sizeof number);
         if (plane.no_open)
@@ -2178,6 +2241,19 @@ py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
     if (PyErr_Occurred())
         return NULL;
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+}
+
+PyObject *
+py_plane_incomplete(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long id;
+    int error;
+    if (!PyArg_ParseTuple(args, "Ki", &id, &error))
+        return NULL;
+    if (!error)
+        return PyLong_FromLong(take_incomplete(id));
+    note_incomplete(id, error);
+    return PyLong_FromLong(error);
 }
 
 PyObject *

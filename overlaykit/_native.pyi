@@ -385,6 +385,9 @@ def plane_changed(nodeid: int, /) -> tuple[bool, bool]:
 def plane_descriptor(handle: int, /) -> int:
     """A descriptor of a file that the plane has open, the caller's to close. Raises: OSError."""
 
+def plane_incomplete(nodeid: int, error: int, /) -> int:
+    """Note that bytes of a file are lost, with the errno; or with 0 take that back. Returns: the errno, or 0."""
+
 def plane_is_granted(nodeid: int, /) -> int:
     """Whether the directory is granted: 1 for reading, 2 for changes; else 0."""
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import pyfuse3
 
 from overlaykit import attributes
-from overlaykit.fuse import keeper, patches
+from overlaykit.fuse import incomplete, keeper, patches
 from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
@@ -276,6 +276,7 @@ class Operations(pyfuse3.Operations):
         directory = self.filesystem.nodes.directory(new_parent_inode)
         if self._made_before(directory, new_name) is not None:
             return self._entry(node)
+        incomplete.refuse(inode)
         await self._copying.copy_up(node, metadata_only=True)
         self.filesystem.creation.link(node, directory, new_name)
         self._changed(directory)
@@ -319,7 +320,9 @@ class Operations(pyfuse3.Operations):
             names == self._renamed or filesystem.lookup.find(old, name_old) is None
         ):
             return
-        await self._copying.copy_up(filesystem.lookup.require(old, name_old), metadata_only=True)
+        source = filesystem.lookup.require(old, name_old)
+        incomplete.refuse(source.nodeid)
+        await self._copying.copy_up(source, metadata_only=True)
         exchanges = bool(flags & pyfuse3.RENAME_EXCHANGE)
         is_free = not exchanges and filesystem.lookup.find(new, name_new) is None
         if not is_free:
@@ -375,6 +378,8 @@ class Operations(pyfuse3.Operations):
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.nodes.node(inode)
+        if changes.size == 0:
+            incomplete.settle(inode)
         if patches.clears_set_ids(ctx) and changes.mode is None:
             mode = self.filesystem.changing.without_set_ids(node)
             changes = dataclasses.replace(changes, mode=mode)
@@ -487,6 +492,7 @@ class Operations(pyfuse3.Operations):
             made, handle = before, self.filesystem.files.open(file, os.O_RDWR)
         else:
             made, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
+            incomplete.settle(made.node.nodeid)  # of an earlier file with its inode number
         self._changed(directory)
         return self._file_info(made.node, handle, os.O_RDWR), self._entry(*made)
 
@@ -516,7 +522,12 @@ class Operations(pyfuse3.Operations):
                 await self._copying.copy_up(to_copy)
         if clears_set_ids:
             self._clear_set_ids(files.by_handle[handle].node)
-        written = files.write(handle, off, buf, past_cache=past_cache)
+        try:
+            written = files.write(handle, off, buf, past_cache=past_cache)
+        except OSError as error:
+            if not past_cache and error.errno is not None:
+                incomplete.note(files.by_handle[handle].node.nodeid, error.errno)
+            raise
         self._give_copy(files.by_handle[handle].node)
         return written
 
@@ -552,6 +563,7 @@ class Operations(pyfuse3.Operations):
             return
         files = self.filesystem.files
         handle = self._handle(fh)
+        incomplete.settle(files.by_handle[handle].node.nodeid)
         files.restore_times(handle)
         if files.is_written(handle) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync

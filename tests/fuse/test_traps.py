@@ -15,7 +15,7 @@ import pytest
 
 from overlaykit.fuse.spec import MountOptions
 
-from ..crash.disks import memory, put_upper_on
+from ..crash.disks import PLENTY, memory, put_upper_on
 from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
@@ -270,3 +270,49 @@ def test_a_failed_writeback_reaches_the_program(stack: Stack, ends: Callable[[in
                 ends(fd)
             if ends is not os.close:
                 os.close(fd)
+
+
+@as_ordinary_user
+@pytest.mark.parametrize("directory", ["lower", "new"])
+@pytest.mark.parametrize("plane", [True, False])
+def test_a_file_with_lost_bytes_takes_no_place_of_a_whole_one(
+    stack: Stack, directory: str, plane: bool
+) -> None:
+    """As `sed -i` on a full disk, which does not look at the result of chown(2)."""
+    stack.add({"lower/f": File(OLD)})
+    disk = os.path.join(stack.directory, "disk")
+    with memory(disk, b"size=4m") as small:
+        put_upper_on(stack, disk)
+        options = MountOptions(userxattr=True, data_plane=plane)
+        with mounted(stack, options=options) as mount:
+            if directory == "new":
+                os.mkdir(mount.path("new"))
+                with open(mount.path("new/f"), "wb") as file:
+                    file.write(OLD)
+            whole, part = (mount.path(f"{directory}/{name}") for name in ("f", "part"))
+
+            def write(content: bytes) -> int:
+                fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+                os.write(fd, content)
+                return fd
+
+            with open(part, "wb"):
+                pass
+            small.leave("pages", 1)
+            fd = write(b"x" * 100_000)
+            with refused(errno.ENOSPC):
+                os.fchown(fd, -1, os.getgid())
+            os.close(fd)
+            with refused(errno.ENOSPC):
+                os.rename(part, whole)
+            assert read_file(whole) == OLD
+            fd = write(b"x" * 100_000)
+            with refused(errno.ENOSPC):
+                os.fchmod(fd, 0o600)
+            os.close(fd)
+            with refused(errno.ENOSPC):
+                os.link(part, mount.path(f"{directory}/other"))
+            small.leave("pages", PLENTY)
+            os.close(write(NEW))  # empty before
+            os.rename(part, whole)
+            assert read_file(whole) == NEW
