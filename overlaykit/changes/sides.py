@@ -130,6 +130,10 @@ class Side:
             if not holder.layer.writable:
                 if may_be_one(st):
                     data = self._data(directory, name, found)
+                elif _may_hold_attributes(st):
+                    names = _names_of(holder, held)
+                    if names and self.markers.has_metacopy(names):
+                        data = self._data(directory, name, found)
             else:
                 if self._has_metacopies:
                     names = _names_of(holder, held)
@@ -185,6 +189,11 @@ class Side:
             if override is not None:
                 mode, uid, gid = stat.S_IFMT(mode) | override.mode, override.uid, override.gid
         return Version(holder, name, st, mode, uid, gid, data, links, names)
+
+
+def _may_hold_attributes(st: os.stat_result) -> bool:
+    """Whether the one block that a small file takes may be of its attributes, as on ext4, so that it has no data."""
+    return 0 < st.st_size <= st.st_blocks * 512 <= st.st_blksize
 
 
 def _names_of(holder: LayerDir, name: bytes) -> list[bytes]:

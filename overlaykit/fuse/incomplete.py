@@ -1,8 +1,9 @@
 """Files of which the kernel's cache had bytes that the disk did not take.
 
 The kernel tells the error to the next call that waits for the bytes. That may be one whose result nobody looks at, as
-the chown(2) of `sed -i`: close(2) then returns 0, and a rename would put an incomplete file in the place of a whole one.
-So the next rename or link of such a file fails too, once. Native code does the same for its files, with the same table.
+the chown(2) of `sed -i`: close(2) then returns 0, and a rename would put an incomplete file in the place of a whole
+one. So the next rename or link of such a file fails too, once. Native code does the same for its files, with the same
+table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from overlaykit.changes.opening import open_directory
 from overlaykit.changes.read import Comparison
 
+from ..overlay.view import refused
 from ..posix.table import Dir, File, Symlink
 from .workspace import Workspace
 
@@ -91,6 +93,28 @@ def test_contents_that_differ_are_seen_though_size_and_times_are_as_before(
         write("a", b"two")
         os.utime("a", ns=(OLD, OLD))
     assert workspace.listed() == ["changed a: content"]
+
+
+def test_a_file_whose_data_are_in_a_layer_below_is_read_there(workspace: Workspace) -> None:
+    """Also a small one with attributes that take a block of the disk."""
+    workspace.add({"a": File(b"")})
+    workspace.add({"a": File(b"x" * 100)})
+    held = os.path.join(workspace.lowers[0], "a")
+    os.truncate(held, 100)
+    prefix = "user" if workspace.unprivileged else "trusted"
+    os.setxattr(held, f"{prefix}.overlay.metacopy", b"")
+    os.setxattr(held, "user.large", b"y" * 300)
+    os.mkdir(workspace.upper)
+    write(os.path.join(workspace.upper, "a"), b"x" * 100)
+    os.chmod(os.path.join(workspace.upper, "a"), 0o600)
+    upper, *lowers = map(open_directory, (workspace.upper, *workspace.lowers))
+    with Comparison.of_upper(upper, lowers) as comparison:
+        if workspace.unprivileged:  # such a mark is not followed, and zeros are not shown
+            with refused(errno.EIO):
+                list(comparison.changes())
+            return
+        (change,) = comparison.changes()
+    assert {"mode", "content"} & change.what == {"mode"}
 
 
 def test_a_file_of_another_type_replaces(workspace: Workspace) -> None:
