@@ -27,11 +27,15 @@ class NothingToCompare(Error):
     )
 
 
+class OnItsDisk(Error):
+    message = "{0}: a machine, which writes to a disk of its own: 'diff' and 'apply' do not read it"
+
+
 def find(name: str, layers: Sequence[str] = (), *, written: bool = True) -> Stack:
     """What a name or a path stands for: a running view or a mount, a named view, an upper's directory.
 
     `layers`: those below the directory, as of `run`. `written`: it must have an upper.
-    Raises: NothingToCompare, NothingWritten, Error of a layer.
+    Raises: NothingToCompare, NothingWritten, OnItsDisk, Error of a layer.
     """
     found = _find(name, layers)
     if written and found.upper is None:
@@ -101,6 +105,8 @@ def _ways(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _running(name: str, found: RunningView) -> Stack:
+    if found.about.machine:
+        raise OnItsDisk(name)
     with Client.of(found) as client:
         return client.stack().replace(name=name)
 

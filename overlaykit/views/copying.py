@@ -21,7 +21,7 @@ from overlaykit.scope import contextmanager, suppress
 from overlaykit.signals import signal
 from overlaykit.views import archives
 from overlaykit.views.archives import Owners, Place, Unpacking
-from overlaykit.views.joining import NotAView
+from overlaykit.views.joining import IsMachine, NotAView
 from overlaykit.views.registry import NotRunning, Registry
 
 if TYPE_CHECKING:
@@ -76,10 +76,12 @@ class End(Record, kw_only=True):
 
 @contextmanager
 def running(name: str) -> Iterator[Enter]:
-    """What enters the view `name`, which runs. Raises: NotRunning, NotAView, NotJoinable."""
+    """What enters the view `name`, which runs. Raises: NotRunning, NotAView, IsMachine, NotJoinable."""
     found = Registry().find(name)
     if found.about.target is not None:
         raise NotAView(name)
+    if found.about.machine:
+        raise IsMachine(name)
     with namespaces_of(found.about.supervisor, name) as namespaces:
         # The process id was the supervisor's if the view has not ended since.
         if not found.is_running():

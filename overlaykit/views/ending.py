@@ -55,9 +55,9 @@ def _named(view: str | NamedView) -> NamedView | None:
 
 
 def _stop(view: str | NamedView, seconds: float) -> None:
-    with supervisor(view) as process:
+    with _processes(view) as (process, receiver):
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGTERM)
+            signal.pidfd_send_signal(receiver, signal.SIGTERM)
         if not poll_readable([process], milliseconds=round(seconds * 1000)):
             _kill(process)
             poll_readable([process])
@@ -65,34 +65,45 @@ def _stop(view: str | NamedView, seconds: float) -> None:
 
 def kill(view: str | NamedView, number: int = signal.SIGKILL) -> None:
     """Send a signal of `signals.FORWARDED` to the command of a view, or kill all in it. Raises: NotRunning."""
-    with supervisor(view) as process:
+    with _processes(view) as (process, receiver):
         if number == signal.SIGKILL:
             _kill(process)
             return
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, number)
+            signal.pidfd_send_signal(receiver, number)
 
 
 @contextmanager
 def supervisor(view: str | NamedView) -> Iterator[int]:
-    """A pidfd of the supervisor of a view: of that name, or of that directory."""
+    """A pidfd of the supervisor of a view: of that name, or of that directory. Raises: NotRunning."""
+    with _processes(view) as (process, _):
+        yield process
+
+
+@contextmanager
+def _processes(view: str | NamedView) -> Iterator[tuple[int, int]]:
+    """Pidfds of the supervisor, and of the process that takes signals for the command: of a machine, another one."""
     name = view if isinstance(view, str) else view.name
     found = (
         Registry().find(name) if isinstance(view, str) else Registry().find_kept(view.kept, name)
     )
     if not found.about.supervisor:
         raise NotRunning(name)
+    opened: list[int] = []
     try:
-        supervisor = os.pidfd_open(found.about.supervisor)
-    except ProcessLookupError:
-        raise NotRunning(name) from None
-    try:
-        # The process id was the supervisor's if the view has not ended since.
+        try:
+            opened += [os.pidfd_open(found.about.supervisor)]
+            if found.about.machine:
+                opened += [os.pidfd_open(found.about.machine)]
+        except ProcessLookupError:
+            raise NotRunning(name) from None
+        # The process ids were theirs if the view has not ended since.
         if not found.is_running():
             raise NotRunning(name)
-        yield supervisor
+        yield opened[0], opened[-1]
     finally:
-        os.close(supervisor)
+        for one in opened:
+            os.close(one)
 
 
 def _kill(supervisor: int) -> None:

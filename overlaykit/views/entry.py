@@ -55,7 +55,8 @@ class About(Record, kw_only=True):
     `serving` names both. `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
     that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands. `cgroups`: the
     directories of its control groups. `address`: in the shared network `network`. `detached`: whether its output goes
-    to the log of the named view. `terminal`: whether its command has a terminal of its own. `kept`: the directory of a
+    to the log of the named view. `terminal`: whether its command has a terminal of its own. `machine`: the process
+    that relays signals to a command in a machine; 0: there is none. `kept`: the directory of a
     named view; `name` and the paths are those at its start then, and `current` tells those of now.
     """
 
@@ -84,6 +85,7 @@ class About(Record, kw_only=True):
     labels: dict[str, str] = {}  # noqa: RUF012
     detached: bool = False
     terminal: bool = False
+    machine: int = 0
     kept: Kept | None = None
 
     @property

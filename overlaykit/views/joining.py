@@ -23,6 +23,10 @@ class NotAView(Error):
     message = "{0}: a mount, in which no command runs: use its files where it is mounted"
 
 
+class IsMachine(Error):
+    message = "{0}: a machine, which runs one command: 'exec' and 'cp' do not reach into it"
+
+
 def execute(
     name: str,
     argv: Sequence[str],
@@ -40,7 +44,7 @@ def execute(
     The command ends with the view. Its own end, or that of its supervisor, leaves the view as it is.
 
     Requires: the main thread, and no other; signals are held (`signals.held`).
-    Raises: Error: NotRunning, NotAView, NotJoinable, and as `View.execute`.
+    Raises: Error: NotRunning, NotAView, IsMachine, NotJoinable, and as `View.execute`.
     """
     descriptors.require_open(pass_fds)
     if cwd is not None and not cwd.startswith("/"):
@@ -48,6 +52,8 @@ def execute(
     found = Registry().find(name)
     if found.about.target is not None:
         raise NotAView(name)
+    if found.about.machine:
+        raise IsMachine(name)
     with (
         namespace.namespaces_of(found.about.supervisor, name) as namespaces,
         ExitStack() as groups,

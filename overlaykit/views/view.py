@@ -312,6 +312,7 @@ class View:
                 self.processes.ports,
                 tuple(shown),
                 supervisor=self.processes.monitor_pid,
+                machine=0 if spec.nested is None else os.getpid(),
             )
         return self.processes
 
@@ -559,6 +560,7 @@ class View:
         supervisor: int,
         detached: bool = False,
         terminal: bool = False,
+        machine: int = 0,
         kept: Kept | None = None,
     ) -> None:
         """Show the view to other commands; `pid` is the process that `overlaykit ps` names."""
@@ -581,6 +583,7 @@ class View:
                 no_new_privs=self.spec.confinement.no_new_privs,
                 seccomp=self.spec.confinement.seccomp,
                 supervisor=supervisor,
+                machine=machine,
                 cgroups=self._cgroups.paths if self._cgroups is not None else (),
                 network=self.spec.network,
                 address=None if rootfs.network is None else rootfs.network.address,

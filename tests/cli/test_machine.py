@@ -13,7 +13,7 @@ from overlaykit import _native
 from overlaykit.machine import disk, emulator
 from overlaykit.machine.kernel import Kernel
 from overlaykit.procfs import descendants
-from overlaykit.views import accelerators
+from overlaykit.views import Registry, accelerators
 
 from ..machine import tiny_kernel
 from ..posix.syscalls import MS_BIND
@@ -60,6 +60,24 @@ def test_a_signal_before_the_command_runs_ends_the_machine(user: TestUser) -> No
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
+
+
+@only_as("root")
+@needs_programs
+def test_other_commands_signal_a_machine_and_do_not_take_it_for_a_view(user: TestUser) -> None:
+    with user.start(*machine(user, halts=True), "--", "a-command") as process:
+        while not (running := [one for one in Registry().running() if one.about.machine]):
+            assert process.poll() is None
+        ((name, command),) = [(one.about.name, one.about.command) for one in running]
+        assert command == ("a-command",)
+        inside = f"{name}: a machine, which runs one command: 'exec' and 'cp' do not reach into it"
+        assert user.refused("exec", name, "true") == inside
+        assert user.refused("cp", f"{name}:/etc/passwd", user.path("copy")) == inside
+        disk = f"{name}: a machine, which writes to a disk of its own: 'diff' and 'apply' do not read it"
+        assert user.refused("diff", name) == disk
+        assert name in user.succeeds("stats", "--no-stream", name)
+        user.succeeds("stop", name)
+        assert process.wait() == 128 + signal.SIGTERM  # of its command, not the end of QEMU
 
 
 @only_as("root")
