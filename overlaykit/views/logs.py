@@ -68,12 +68,18 @@ class Follower:
         self._view = view  # as long as its paths are used
         older, self._path = view.log
         self._files: list[IO[bytes]] = []
-        self.changes = watch(view.directory)
         for path in (self._path,) if from_now else (older, self._path):
             with suppress(FileNotFoundError):
                 self._files.append(open(path, "rb"))  # noqa: SIM115  # until `close`
         if from_now and self._files:
             self._files[0].seek(0, os.SEEK_END)
+        # Last, so that who sees it watch knows that it misses nothing any more; what came before is read first.
+        try:
+            self.changes = watch(view.directory)
+        except OSError:
+            for file in self._files:
+                file.close()
+            raise
 
     def close(self) -> None:
         os.close(self.changes)
