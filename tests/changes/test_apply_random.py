@@ -49,7 +49,7 @@ def test_an_application_makes_the_tree_of_the_view_and_undo_the_one_before(
             applying.undo(target)
             yield from _difference("undone", picture(target), before)
 
-    check(isolated, directory, wrong, examples=15)
+    check(isolated, directory, wrong, examples=8)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: one.name)
@@ -89,7 +89,7 @@ def test_no_byte_of_the_view_or_the_host_is_lost_without_being_named(
         else:
             yield from _lost("applied", outcome, before, view, host, picture(target))
 
-    check(isolated, directory, wrong, examples=15)
+    check(isolated, directory, wrong, examples=8)
 
 
 def _signed(top: str, before: Picture, by: str) -> Picture:

@@ -37,7 +37,8 @@ def test_a_command_is_measured_where_it_can_run(user: TestUser) -> None:
     # Twice as a process, for its time and its processor time; what it changes in a view is dropped.
     with open(made) as file:
         assert file.read() == "\n\n"
-    assert report["left_out"] == [] or not user.is_root
+    # A user may lack the kernel's overlayfs.
+    assert [one for one in report["left_out"] if one["system"] != "view, kernel"] == []
 
 
 def test_a_failing_command_is_named_and_leaves_nothing(user: TestUser) -> None:

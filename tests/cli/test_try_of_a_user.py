@@ -177,7 +177,7 @@ def test_an_application_of_closed_files_that_is_killed_is_finished_and_taken_bac
             ends = case.end_of_undo if step in BACKWARD else case.end_of_application
             number = 1
             while ends(at_step(f"{step}:{number}")):
-                number += EVERY if EVERY == 1 else 30  # each takes a second
+                number += EVERY if EVERY == 1 else 60  # each takes a second
             assert number > 1
             user.succeeds("rm", "kept")
         finally:
