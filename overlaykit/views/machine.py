@@ -11,12 +11,12 @@ import os
 import signal as signals_of_python
 import socket
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import namespace, signals
 from overlaykit.errors import Error
-from overlaykit.layers import kernels
+from overlaykit.layers import kernels, staging
 from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
 from overlaykit.machine.kernel import Kernel
 from overlaykit.machine.session import End, Session
@@ -35,7 +35,7 @@ from overlaykit.record import Record
 from overlaykit.views import View, accelerators, command, guest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from overlaykit.namespace import Identity, Port
     from overlaykit.namespace.environment import Environment
@@ -297,17 +297,8 @@ def _make(path: str, size: int) -> None:
             os.link(file.name, path)
         except FileExistsError:
             return
-    with _directory(directory) as descriptor:
+    with staging.opened(directory) as descriptor:
         os.fsync(descriptor)
-
-
-@contextmanager
-def _directory(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -343,11 +343,7 @@ def test_a_deleted_name_that_is_taken_again_is_not_taken_back(workspace: Workspa
         os.unlink("b")
     apply(lower, request(workspace))
     write(f"{lower}/b", b"after")
-    changed = picture(lower)
-    for force, refused in ((False, NotUndone), (True, NotThere)):
-        with pytest.raises(refused, match="b: "):
-            applying.undo(lower, force=force)
-        same(picture(lower), changed)
+    undo_refused(lower, "b")
     os.unlink(f"{lower}/b")
     applying.undo(lower)
     assert read(f"{lower}/b") == b"b"
@@ -363,11 +359,7 @@ def test_a_deleted_directory_in_a_container_is_not_taken_back_over_another(
         shutil.rmtree("d")
     apply(lower, request(workspace))
     os.mkdir(f"{lower}/d")
-    changed = picture(lower)
-    for force, refused in ((False, NotUndone), (True, NotThere)):
-        with pytest.raises(refused, match="d: "):
-            applying.undo(lower, force=force)
-        same(picture(lower), changed)
+    undo_refused(lower, "d")
     os.rmdir(f"{lower}/d")
     applying.undo(lower)
     same(picture(lower), before)
@@ -806,6 +798,15 @@ def test_nothing_stays_beside_an_upper_on_another_file_system(
         assert os.listdir(elsewhere) == ["upper"]
         assert read(f"{workspace.upper}/new") == b"new"
     assert os.listdir(lower) == ["a"]
+
+
+def undo_refused(lower: str, name: str) -> None:
+    """An application is not taken back, with or without force: the name has something else now."""
+    changed = picture(lower)
+    for force, refused in ((False, NotUndone), (True, NotThere)):
+        with pytest.raises(refused, match=f"{name}: "):
+            applying.undo(lower, force=force)
+        same(picture(lower), changed)
 
 
 def same(found: Picture, wanted: Picture) -> None:

@@ -36,12 +36,7 @@ def test_an_application_makes_the_tree_of_the_view_and_undo_the_one_before(
         of_lowers(stack, place, lambda top: copy(top, target))
         before = picture(target)
         wanted = after(program, system, stack, place.target, picture)
-        assert stack.upper is not None
-        asked = Request(
-            upper=os.fsdecode(stack.upper),
-            lowers=tuple(map(os.fsdecode, stack.lowers)),
-            consumes=False,
-        )
+        asked = _request(stack)
         outcome = apply(target, asked)
         yield from (f"conflict: {one.path}: {one.reason}" for one in outcome.conflicts)
         yield from _difference("applied", picture(target), wanted)
@@ -69,27 +64,30 @@ def test_no_byte_of_the_view_or_the_host_is_lost_without_being_named(
         os.chdir(target)
         run(program.operations[half:])
         host = _signed(target, before, "host")
-        assert stack.upper is not None
-        asked = Request(
-            upper=os.fsdecode(stack.upper),
-            lowers=tuple(map(os.fsdecode, stack.lowers)),
-            consumes=False,
-        )
+        asked = _request(stack)
         outcome = apply(target, asked)
         if outcome.conflicts:
             yield from _difference("refused", picture(target), host)
             for choice in ("ours", "theirs"):
                 chosen = apply(target, asked.replace(choice=choice))
                 yield from _lost(choice, chosen, before, view, host, picture(target))
-                with contextlib.suppress(
-                    NothingApplied
-                ):  # times of directories alone are no change
+                # Times of directories alone are no change.
+                with contextlib.suppress(NothingApplied):
                     applying.undo(target)
                 yield from _difference("undone", picture(target), host)
         else:
             yield from _lost("applied", outcome, before, view, host, picture(target))
 
     check(isolated, directory, wrong, examples=8)
+
+
+def _request(stack: Stack) -> Request:
+    assert stack.upper is not None
+    return Request(
+        upper=os.fsdecode(stack.upper),
+        lowers=tuple(map(os.fsdecode, stack.lowers)),
+        consumes=False,
+    )
 
 
 def _signed(top: str, before: Picture, by: str) -> Picture:
