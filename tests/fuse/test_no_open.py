@@ -24,6 +24,7 @@ from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.files import opened, read_file, wait_for_clock_tick, write_file
 from ..posix.table import Dir, File
+from ..processes import open_files
 from .mounted import DATA_PLANE, Mounted, mounted
 
 OLD: Final = b"old content " * 1000
@@ -325,8 +326,7 @@ def make_many_files(stack: Stack) -> None:
             os.close(fd)
         for number in range(0, CREATES, 7):
             assert read_file(mount.path(f"d/new/{number}")) == b"%d" % number
-        with open("/proc/sys/vm/drop_caches", "w") as file:
-            file.write("2")
+        mount.forget()
         mount.await_held(nodes=1, open_files=0)
     assert len(os.listdir(os.path.join(stack.upper, "d/new"))) == CREATES + 50
 
@@ -352,8 +352,7 @@ def test_an_error_of_the_disk_reaches_a_sync_also_after_the_descriptor_was_close
                 for number in range(400):
                     write_file(mount.path(f"d/new/{number}"), b"x")
                     mount.forget() if number % 100 == 99 else None
-                own = f"/proc/{mount.process.pid}/fd"
-                files = [os.readlink(f"{own}/{number}") for number in os.listdir(own)]
+                files = open_files(mount.process.pid)
                 assert not any(file.endswith("/d/new/f") for file in files)
                 # Without the plane, the daemon syncs what it closes: nothing is lost then.
                 is_on_disk = read_file(stored).count(b"x" * 4096) >= 600_000 // 4096
@@ -377,8 +376,7 @@ def test_what_was_forgotten_leaves_no_descriptor(stack: Stack) -> None:
             write_file(mount.path(f"d/{number}x"), b"upper")
             write_file(mount.path(f"d/{number}y"), b"made")
         assert descriptors(mount) > before + 50
-        with open("/proc/sys/vm/drop_caches", "w") as file:
-            file.write("2")
+        mount.forget()
         mount.await_held(nodes=1)
         assert descriptors(mount) <= before + 10  # directories are kept
 
