@@ -5,8 +5,7 @@
 enum { NUMBER, SLOT, BECOMES, IGNORED, FAILURE, SUBJECT, WORDS };
 
 /* Whether `ignored` has the errno: one in each 16 bits, or all of them. */
-static bool
-is_ignored(uint64_t ignored, int error)
+static bool is_ignored(uint64_t ignored, int error)
 {
     if (ignored == UINT64_MAX)
         return true;
@@ -16,8 +15,7 @@ is_ignored(uint64_t ignored, int error)
     return false;
 }
 
-int
-call(struct plan *plan, const struct argument *arguments)
+int call(struct plan *plan, const struct argument *arguments)
 {
 #define CALL(name) SYS_##name,
     static const long numbers[] = {PLAN_CALLS(CALL)};

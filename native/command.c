@@ -8,8 +8,7 @@
 
 /* Pass the sockets that the launcher was passed on to the command (sd_listen_fds(3)): a program
  * uses them only if LISTEN_PID is its own process id. */
-static void
-take_sockets_over(char **environment)
+static void take_sockets_over(char **environment)
 {
     static char entry[sizeof LISTEN_PID + 12];
     (void)snprintf(entry, sizeof entry, LISTEN_PID "%d", (int)getpid());
@@ -20,8 +19,7 @@ take_sockets_over(char **environment)
 
 /* execve(2) the first candidate that can be executed, as execvp(3) does. Entries that may not be
  * executed are skipped. */
-static int
-execute(const struct argument *arguments)
+static int execute(const struct argument *arguments)
 {
     char **argv = list_vector(&arguments[0], 0), **environment = list_vector(&arguments[1], 0);
     const char *forbidden = NULL;
@@ -54,8 +52,7 @@ execute(const struct argument *arguments)
 }
 
 /* Returns -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN. */
-static int
-install_filter(const struct argument *instructions)
+static int install_filter(const struct argument *instructions)
 {
     struct sock_fprog program = {
         .len = (unsigned short)(instructions->length / sizeof(struct sock_filter)),
@@ -63,8 +60,7 @@ install_filter(const struct argument *instructions)
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
-static int
-carry_out(struct plan *plan, const struct record *record)
+static int carry_out(struct plan *plan, const struct record *record)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
@@ -95,8 +91,7 @@ carry_out(struct plan *plan, const struct record *record)
 /* The parent sees end of file in the status pipe before another process can see the command
  * running: this process waits at the gate until it alone holds the pipe. Each holder closes the
  * status pipe before its copy of the gate. Every other descriptor is close-on-exec. */
-int
-command_execute(struct plan *plan, const struct init_descriptors *descriptors)
+int command_execute(struct plan *plan, const struct init_descriptors *descriptors)
 {
     struct cursor cursor = plan->sections[SECTION_COMMAND];
     struct record record;

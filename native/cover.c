@@ -20,8 +20,7 @@ static const char file_path[] = ATTACHED_AT "/file";
  *
  * Before Linux 6.15 open_tree(2) clones no detached mount, so the file system of a new file is
  * attached, at a place of the view that is covered for a moment, while the file is cloned. */
-static int
-memory_file(void)
+static int memory_file(void)
 {
     const unsigned long flags = MS_NOSUID | MS_NODEV;
     if (syscall(SYS_mount, "tmpfs", ATTACHED_AT, "tmpfs", flags, "mode=0755") < 0)
@@ -31,8 +30,7 @@ memory_file(void)
 
 /* Its detached mount, with the MOUNT_ATTR_* `attributes`; another file can be made now. Returns -1
  * with errno set. */
-static int
-memory_mount(uint64_t attributes)
+static int memory_mount(uint64_t attributes)
 {
     const struct mount_attr set = {.attr_set = attributes};
     int mount = mount_clone(file_path, attributes ? &set : NULL);
@@ -43,8 +41,7 @@ memory_mount(uint64_t attributes)
     return mount;
 }
 
-static int
-write_all(int file, const char *bytes, size_t size)
+static int write_all(int file, const char *bytes, size_t size)
 {
     for (ssize_t count; size; bytes += count, size -= (size_t)count)
         if ((count = write(file, bytes, size)) < 0)
@@ -53,8 +50,7 @@ write_all(int file, const char *bytes, size_t size)
 }
 
 /* Write all that is read from a descriptor. Returns -1 with errno set. */
-static int
-copy(int from, int to)
+static int copy(int from, int to)
 {
     static char buffer[BUFFER_BYTES];
     ssize_t count;
@@ -64,8 +60,7 @@ copy(int from, int to)
     return 0;
 }
 
-int
-data_mount(const struct plan *plan, const struct argument *arguments)
+int data_mount(const struct plan *plan, const struct argument *arguments)
 {
     const char *subject = arguments[4].bytes;
     int file = memory_file();
@@ -82,8 +77,7 @@ data_mount(const struct plan *plan, const struct argument *arguments)
 /* ---- covered files --------------------------------------------------------------------------- */
 
 /* Whether a line gives an address the name: it is not the first word, and in no comment. */
-static bool
-has_name(const char *text, const char *name)
+static bool has_name(const char *text, const char *name)
 {
     char *copy = strdup(text), *rest = copy, *words;
     bool found = false;
@@ -98,8 +92,7 @@ has_name(const char *text, const char *name)
 }
 
 /* Append a file from its beginning to a text. Returns false if it cannot be read. */
-static bool
-append_file(FILE *text, int file)
+static bool append_file(FILE *text, int file)
 {
     char part[1024];
     off_t done = 0;
@@ -112,8 +105,7 @@ append_file(FILE *text, int file)
 }
 
 /* Append the file that is to be covered. Returns false if it cannot be read. */
-static bool
-append_covered(FILE *text, const char *place)
+static bool append_covered(FILE *text, const char *place)
 {
     int file = open(place, O_RDONLY | O_CLOEXEC);
     bool whole = append_file(text, file);
@@ -122,8 +114,7 @@ append_covered(FILE *text, const char *place)
 }
 
 /* Append a line with the name, unless the text, whose buffer is `contents`, has it. */
-static void
-append_name(FILE *text, struct covered_hosts *hosts, const char *hostname)
+static void append_name(FILE *text, struct covered_hosts *hosts, const char *hostname)
 {
     (void)fflush(text);
     if (!*hostname || has_name(hosts->contents, hostname))
@@ -134,8 +125,7 @@ append_name(FILE *text, struct covered_hosts *hosts, const char *hostname)
 }
 
 /* Whether a file that is missing cannot be made there, for a file system is read-only. */
-static bool
-is_read_only(const char *place)
+static bool is_read_only(const char *place)
 {
     char above[PATH_MAX];
     struct statvfs found;
@@ -157,8 +147,7 @@ struct place {
 };
 
 /* Look at the file that is to be covered. One that is missing may be made with `makes`. */
-static struct place
-look_at(const char *target, bool makes)
+static struct place look_at(const char *target, bool makes)
 {
     struct place place = {.path = ""};
     struct stat st = {.st_mode = S_IFREG | 0644};
@@ -174,8 +163,7 @@ look_at(const char *target, bool makes)
 }
 
 /* Mount a file in memory over a place. Returns a descriptor of it, or -1 with errno set. */
-static int
-cover(const struct place *place, const char *contents, size_t size)
+static int cover(const struct place *place, const char *contents, size_t size)
 {
     char link[sizeof "/proc/self/fd/" + 12];
     int file = memory_file();
@@ -190,8 +178,7 @@ cover(const struct place *place, const char *contents, size_t size)
     return mount_attach(clone, place->path) < 0 ? -1 : covering;
 }
 
-int
-cover_file(const struct argument *arguments)
+int cover_file(const struct argument *arguments)
 {
     uint64_t flags = arguments[2].number;
     struct place place = look_at(arguments[0].bytes, flags & PLAN_COVER_MAKE);
@@ -205,8 +192,7 @@ cover_file(const struct argument *arguments)
 }
 
 /* With `keep` a missing file is not made without need: it would stay in the upper. */
-int
-hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines, bool keep)
+int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines, bool keep)
 {
     struct place place = look_at("/etc/hosts", !keep || *lines);
     *hosts = (struct covered_hosts){.cover = -1, .below = -1, .lines_size = strlen(lines)};
@@ -234,8 +220,7 @@ hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines
 }
 
 /* Remove a part of a text, if it is there; the new size. */
-static size_t
-without(char *text, size_t size, const char *part, size_t part_size)
+static size_t without(char *text, size_t size, const char *part, size_t part_size)
 {
     char *at = part_size ? memmem(text, size, part, part_size) : NULL;
     if (!at)
@@ -247,8 +232,7 @@ without(char *text, size_t size, const char *part, size_t part_size)
 
 /* Nothing can be reported: the status pipe is closed. It needs no capability. A mountpoint cannot
  * be replaced by rename(2), so the file is written in place and then truncated. */
-void
-hosts_write_back(const struct covered_hosts *hosts)
+void hosts_write_back(const struct covered_hosts *hosts)
 {
     char path[sizeof "/proc/self/fd/" + 12];
     size_t size;

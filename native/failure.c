@@ -8,8 +8,7 @@ static const char END[] = {'\0', '\0', '\n'};
 static char record[LONGEST_RECORD + sizeof END];
 static size_t used;
 
-int
-fail_with(const char *name, int error, const char *subject)
+int fail_with(const char *name, int error, const char *subject)
 {
     if (used)
         return -1;
@@ -18,28 +17,18 @@ fail_with(const char *name, int error, const char *subject)
     return -1;
 }
 
-int
-fail(const char *name, const char *subject)
-{
-    return fail_with(name, errno, subject);
-}
+int fail(const char *name, const char *subject) { return fail_with(name, errno, subject); }
 
-bool
-has_failed(void)
-{
-    return used > 0;
-}
+bool has_failed(void) { return used > 0; }
 
-void
-failure_write(int status)
+void failure_write(int status)
 {
     (void)fail_with("UNFORESEEN", EIO, ""); /* unless another one is recorded */
     memcpy(record + used, END, sizeof END);
     (void)!write(status, record, used + sizeof END);
 }
 
-bool
-failure_read(int status)
+bool failure_read(int status)
 {
     char more[sizeof record];
     ssize_t count = read(status, more, sizeof more);
@@ -53,8 +42,7 @@ failure_read(int status)
     return count > 0;
 }
 
-bool
-failure_fields(const char *fields[3])
+bool failure_fields(const char *fields[3])
 {
     const char *at = record, *end = record + used;
     for (int field = 0; field < 3; field++) {

@@ -51,8 +51,7 @@ static size_t plan_size;
 
 /* ---- steps: each returns 0, or -1 with errno set -------------------------------------------- */
 
-static int
-call(char **words)
+static int call(char **words)
 {
     long arguments[MOST_ARGUMENTS] = {0};
     if (!words[1] || !words[2])
@@ -67,8 +66,7 @@ call(char **words)
 }
 
 /* The kernel makes device nodes some time after their driver is loaded. */
-static int
-wait_for_node(char **words)
+static int wait_for_node(char **words)
 {
     char events[4096];
     while (access(words[0], F_OK) < 0)
@@ -78,8 +76,7 @@ wait_for_node(char **words)
 }
 
 /* Run the program, which says itself how it ends, and reap what it and its children leave. */
-static int
-run(char **words)
+static int run(char **words)
 {
     int status = 0;
     pid_t program = fork(), ended;
@@ -95,8 +92,7 @@ run(char **words)
 }
 
 /* The address of an interface; a name alone raises it as it is (the loopback device). */
-static int
-network(char **words)
+static int network(char **words)
 {
     struct ifreq request = {0};
     struct sockaddr_in address = {.sin_family = AF_INET};
@@ -119,8 +115,7 @@ network(char **words)
 
 /* ---- the plan ------------------------------------------------------------------------------- */
 
-static int
-read_plan(void)
+static int read_plan(void)
 {
     int descriptor = open(PLAN, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0)
@@ -132,14 +127,9 @@ read_plan(void)
     return (int)count;
 }
 
-static char *
-next(char *word)
-{
-    return word + strlen(word) + 1;
-}
+static char *next(char *word) { return word + strlen(word) + 1; }
 
-static void
-carry_out_plan(void)
+static void carry_out_plan(void)
 {
     static char *words[MOST_WORDS + MOST_ARGUMENTS];
     const char *name = "";
@@ -166,8 +156,7 @@ carry_out_plan(void)
         (void)puts("exited 0"); /* a trial boot */
 }
 
-int
-main(void)
+int main(void)
 {
     if (getpid() != 1)
         return EXIT_FAILURE;

@@ -72,15 +72,10 @@ struct words {
 
 /* ---- streams -------------------------------------------------------------------------------- */
 
-static bool
-is_full(const struct stream *one)
-{
-    return one->at < one->end;
-}
+static bool is_full(const struct stream *one) { return one->at < one->end; }
 
 /* Read if there is room, and write what there is; never blocks. Returns whether it went on. */
-static bool
-pass_on(struct stream *one)
+static bool pass_on(struct stream *one)
 {
     bool went_on = false;
     if (!is_full(one) && !one->ended) {
@@ -109,16 +104,14 @@ pass_on(struct stream *one)
     return went_on;
 }
 
-static struct pollfd
-waited_for(const struct stream *one)
+static struct pollfd waited_for(const struct stream *one)
 {
     if (is_full(one))
         return (struct pollfd){.fd = one->to, .events = POLLOUT};
     return (struct pollfd){.fd = one->ended ? -1 : one->from, .events = POLLIN};
 }
 
-static void
-end_input(void)
+static void end_input(void)
 {
     if (!input.ended || is_full(&input) || input.to < 0)
         return;
@@ -131,8 +124,7 @@ end_input(void)
 
 /* ---- the control ---------------------------------------------------------------------------- */
 
-static void
-obey(const char *line)
+static void obey(const char *line)
 {
     int number = 0;
     unsigned short rows = 0, columns = 0;
@@ -149,8 +141,7 @@ obey(const char *line)
 }
 
 /* Returns -1 once the host has closed its end. */
-static int
-read_control(void)
+static int read_control(void)
 {
     static char lines[256];
     static size_t size;
@@ -172,8 +163,7 @@ read_control(void)
 /* ---- the command ---------------------------------------------------------------------------- */
 
 /* In the child: become the command. Returns with errno set: what failed. */
-static const char *
-become(const struct words *one, char **arguments, char **variables)
+static const char *become(const struct words *one, char **arguments, char **variables)
 {
     static gid_t groups[MOST_GROUPS];
     size_t count = 0;
@@ -196,8 +186,7 @@ become(const struct words *one, char **arguments, char **variables)
 }
 
 /* The ends of the command's streams: 0, 1 and 2 in `theirs`, and what is relayed. */
-static int
-open_streams(const struct words *one, int *theirs)
+static int open_streams(const struct words *one, int *theirs)
 {
     if (has_terminal) {
         int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
@@ -227,9 +216,8 @@ open_streams(const struct words *one, int *theirs)
 }
 
 /* Fork the command. Returns 0, or -1 with errno set where it cannot be executed; see `failed`. */
-static int
-start(const struct words *one, char **arguments, char **variables, const sigset_t *mask,
-      const char **failed)
+static int start(const struct words *one, char **arguments, char **variables, const sigset_t *mask,
+                 const char **failed)
 {
     struct {
         int error;
@@ -270,8 +258,7 @@ start(const struct words *one, char **arguments, char **variables, const sigset_
 /* ---- the step ------------------------------------------------------------------------------- */
 
 /* Relay until the command has ended. Returns 0, or -1 if the host has gone. */
-static int
-relay(int ended, int *status)
+static int relay(int ended, int *status)
 {
     for (;;) {
         struct pollfd on[] = {{.fd = CONTROL, .events = POLLIN},
@@ -301,8 +288,7 @@ relay(int ended, int *status)
 }
 
 /* Pass on what is in a pipe, after each process has ended. */
-static void
-drain(struct stream *one)
+static void drain(struct stream *one)
 {
     while (pass_on(one) || is_full(one))
         if (is_full(one)) {
@@ -314,14 +300,12 @@ drain(struct stream *one)
         }
 }
 
-static int
-open_port(const char *path, int flags)
+static int open_port(const char *path, int flags)
 {
     return open(path, flags | O_CLOEXEC | O_NOCTTY);
 }
 
-int
-session(char **given)
+int session(char **given)
 {
     struct words one;
     memcpy(&one, given, sizeof one);

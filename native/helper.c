@@ -55,8 +55,7 @@ static size_t sizes[MOST_FRAMES], count;
 
 /* Wait for the first packets, keep them, and close the interface's other side for the program that
  * carries it. */
-static void
-tap_await(int tap)
+static void tap_await(int tap)
 {
     struct pollfd watched = {.fd = tap, .events = POLLIN};
     size_t used = 0;
@@ -76,8 +75,7 @@ tap_await(int tap)
 
 /* A socket that sends packets of an interface. Made only where it is needed: its end waits for a
  * grace period of the kernel (packet_release). */
-static int
-tap_packets(const char *interface)
+static int tap_packets(const char *interface)
 {
     struct sockaddr_ll device = {.sll_family = AF_PACKET,
                                  .sll_ifindex = (int)if_nametoindex(interface)};
@@ -90,8 +88,7 @@ tap_packets(const char *interface)
 }
 
 /* Say whose the source of the first packet is: slirp4netns sends nothing to an address before. */
-static void
-announce_address(int packets)
+static void announce_address(int packets)
 {
     char frame[42] = {[12] = 8, 6, 0, 1, 8, 0, 6, 4, 0, 1}; /* RFC 826 */
     const char *ethernet = frames + 6, *source = frames + 26;
@@ -104,8 +101,7 @@ announce_address(int packets)
 }
 
 /* Send the kept packets again, once the program carries the interface. */
-static void
-tap_resume(int packets, const char *interface)
+static void tap_resume(int packets, const char *interface)
 {
     struct ifreq request = {.ifr_flags = 0};
     const char *frame = frames;
@@ -123,8 +119,7 @@ tap_resume(int packets, const char *interface)
 
 /* ---- the attendant ----------------------------------------------------------------------------*/
 
-static _Noreturn void
-answer_and_exit(struct attendant *self, int error)
+static _Noreturn void answer_and_exit(struct attendant *self, int error)
 {
     self->answer.error = error;
     (void)send(self->monitor, &self->answer, sizeof self->answer, MSG_NOSIGNAL);
@@ -133,8 +128,7 @@ answer_and_exit(struct attendant *self, int error)
 
 /* Put the path of this process's network namespace in the place of empty arguments. The mounted
  * procfs may be that of an outer PID namespace. */
-static void
-set_paths(char **argv)
+static void set_paths(char **argv)
 {
     static char path[64];
     char self[16];
@@ -147,8 +141,7 @@ set_paths(char **argv)
 }
 
 /* Execute the program once `gate` is at its end. `descriptors`: see `taken`. */
-static _Noreturn void
-execute(char **argv, char **environment, const int *descriptors, int gate)
+static _Noreturn void execute(char **argv, char **environment, const int *descriptors, int gate)
 {
     int taken[] = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, READY};
     char byte;
@@ -165,17 +158,12 @@ execute(char **argv, char **environment, const int *descriptors, int gate)
 }
 
 /* A copy of a descriptor above those of the program; close-on-exec. */
-static int
-moved(int descriptor)
-{
-    return fcntl(descriptor, F_DUPFD_CLOEXEC, READY + 1);
-}
+static int moved(int descriptor) { return fcntl(descriptor, F_DUPFD_CLOEXEC, READY + 1); }
 
 /* Fork the program, and enter the network namespace. Returns a socket for packets of `interface`,
  * -1 for an empty one. */
-static int
-start_program(struct attendant *self, char **argv, char **environment, int network,
-              const char *interface)
+static int start_program(struct attendant *self, char **argv, char **environment, int network,
+                         const char *interface)
 {
     int ready[2], output[2], gate[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null < 0 || pipe2(ready, O_CLOEXEC) < 0 || pipe2(output, O_CLOEXEC) < 0 ||
@@ -205,8 +193,7 @@ start_program(struct attendant *self, char **argv, char **environment, int netwo
 }
 
 /* Read what the program prints. Returns false at its end. What exceeds the answer is dropped. */
-static bool
-read_output(struct attendant *self)
+static bool read_output(struct attendant *self)
 {
     char text[MOST_SAID];
     size_t used = strlen(self->answer.said);
@@ -221,8 +208,7 @@ read_output(struct attendant *self)
 
 /* Wait until the program has written to READY, or has ended with the status 0: it may go on in the
  * background. */
-static void
-await_program(struct attendant *self)
+static void await_program(struct attendant *self)
 {
     struct pollfd watched[] = {{.fd = self->output, .events = POLLIN},
                                {.fd = self->ready, .events = POLLIN},
@@ -250,8 +236,7 @@ await_program(struct attendant *self)
     close(self->ready);
 }
 
-static _Noreturn void
-attend(const struct argument *arguments, int monitor, int monitors_end)
+static _Noreturn void attend(const struct argument *arguments, int monitor, int monitors_end)
 {
     struct attendant self = {.monitor = monitor};
     bool at_once = !arguments[WAITS].number;
@@ -287,8 +272,7 @@ attend(const struct argument *arguments, int monitor, int monitors_end)
     _exit(EXIT_SUCCESS);
 }
 
-int
-helper_start(struct helper *helper, const struct argument *arguments)
+int helper_start(struct helper *helper, const struct argument *arguments)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
@@ -304,8 +288,7 @@ helper_start(struct helper *helper, const struct argument *arguments)
     return helper->process < 0 ? fail("CONNECT", helper->program) : 0;
 }
 
-int
-helper_connect(const struct helper *helper, int tap)
+int helper_connect(const struct helper *helper, int tap)
 {
     int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), tap};
     size_t sends = helper->waits ? SENT : 1;
@@ -316,8 +299,7 @@ helper_connect(const struct helper *helper, int tap)
     return works ? 0 : -1;
 }
 
-int
-helper_answer(struct helper *helper)
+int helper_answer(struct helper *helper)
 {
     struct answer answer = {.error = 0};
     ssize_t count = recv(helper->socket, &answer, sizeof answer, 0);
@@ -325,8 +307,7 @@ helper_answer(struct helper *helper)
     return count == (ssize_t)sizeof answer ? answer.error : ECHILD;
 }
 
-void
-helper_end(struct helper *helper)
+void helper_end(struct helper *helper)
 {
     if (helper->process <= 0)
         return;

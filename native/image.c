@@ -15,8 +15,7 @@
 
 /* Put `bytes` of the file, from `offset` on, in place of memory, changed to what the memory holds.
  * Returns the number of pages that are the file's now, or -1 with errno set. */
-static ssize_t
-replace(int fd, off_t offset, uint8_t *memory, size_t bytes)
+static ssize_t replace(int fd, off_t offset, uint8_t *memory, size_t bytes)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     ssize_t same = 0;
@@ -38,8 +37,7 @@ replace(int fd, off_t offset, uint8_t *memory, size_t bytes)
 }
 
 /* Whether the file has all of the range, and the range is whole pages of memory. */
-static bool
-is_whole(int fd, uint64_t offset, uint64_t start, uint64_t bytes)
+static bool is_whole(int fd, uint64_t offset, uint64_t start, uint64_t bytes)
 {
     uint64_t in_page = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
     struct stat file;
@@ -51,8 +49,7 @@ is_whole(int fd, uint64_t offset, uint64_t start, uint64_t bytes)
            msync((void *)(uintptr_t)start, bytes, MS_ASYNC) == 0; /* ENOMEM: a page is missing */
 }
 
-PyObject *
-py_replace_memory(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_replace_memory(PyObject *Py_UNUSED(module), PyObject *args)
 {
     int fd;
     unsigned long long offset, start, bytes;
@@ -70,8 +67,7 @@ py_replace_memory(PyObject *Py_UNUSED(module), PyObject *args)
     return pages < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromSsize_t(pages);
 }
 
-PyObject *
-py_trim_memory(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_trim_memory(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     int here;
 #ifdef __GLIBC__

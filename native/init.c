@@ -7,8 +7,7 @@ enum { ALL_OTHERS = -1 }; /* kill(2): init itself is PID 1 */
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-static int
-attach(struct plan *plan, const struct argument *argument)
+static int attach(struct plan *plan, const struct argument *argument)
 {
     int mount = slot_descriptor(plan, &argument[0]);
     if (mount < 0)
@@ -18,8 +17,7 @@ attach(struct plan *plan, const struct argument *argument)
 }
 
 /* Send the monitor namespaces, or the master of the view's terminal. */
-static int
-offer(struct plan *plan, const struct record *record, int channel)
+static int offer(struct plan *plan, const struct record *record, int channel)
 {
     int offered[MOST_PASSED];
     bool terminal = record->step == STEP_OFFER_TERMINAL;
@@ -31,8 +29,8 @@ offer(struct plan *plan, const struct record *record, int channel)
     return 0;
 }
 
-static int
-carry_out(struct plan *plan, const struct record *record, struct covered_hosts *hosts, int channel)
+static int carry_out(struct plan *plan, const struct record *record, struct covered_hosts *hosts,
+                     int channel)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
@@ -72,8 +70,7 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
 /* Reap children and orphans until the command ends; its status. `with_grace`: SIGTERM is for every
  * process of the view. `messages`: a socket to the monitor, which is told whether the command is
  * stopped. */
-static int
-reap_until(pid_t command, bool with_grace, int messages)
+static int reap_until(pid_t command, bool with_grace, int messages)
 {
     sigset_t watched = forwarded_signals();
     sigaddset(&watched, SIGCHLD);
@@ -102,24 +99,21 @@ reap_until(pid_t command, bool with_grace, int messages)
 }
 
 /* Die when the monitor does. It may have died before the prctl(2), which its pidfd shows. */
-static void
-end_with(int monitor)
+static void end_with(int monitor)
 {
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (is_readable(monitor))
         _exit(EXIT_FAILURE);
 }
 
-static _Noreturn void
-give_up(const struct init_descriptors *descriptors)
+static _Noreturn void give_up(const struct init_descriptors *descriptors)
 {
     failure_write(descriptors->status);
     _exit(EXIT_FAILURE);
 }
 
 /* Forget what the command alone needs: init stays as long as the view. */
-static void
-shrink(struct plan *plan, struct covered_hosts *hosts, bool keep, int messages)
+static void shrink(struct plan *plan, struct covered_hosts *hosts, bool keep, int messages)
 {
     int kept[] = {keep ? hosts->cover : -1, keep ? hosts->below : -1, messages};
     if (!keep)
@@ -128,8 +122,7 @@ shrink(struct plan *plan, struct covered_hosts *hosts, bool keep, int messages)
     close_all_but(kept, sizeof kept / sizeof *kept);
 }
 
-_Noreturn void
-init_run(struct plan *plan, struct init_descriptors *descriptors)
+_Noreturn void init_run(struct plan *plan, struct init_descriptors *descriptors)
 {
     struct covered_hosts hosts = {.cover = -1, .below = -1};
     struct cursor cursor = plan->sections[SECTION_INIT];

@@ -5,8 +5,7 @@
 #include <fcntl.h>
 #include <sys/xattr.h>
 
-void
-fill_stat(struct fuse_attr *to, uint64_t id, const struct stat *st)
+void fill_stat(struct fuse_attr *to, uint64_t id, const struct stat *st)
 {
     *to = (struct fuse_attr){
         .ino = id,
@@ -26,36 +25,28 @@ fill_stat(struct fuse_attr *to, uint64_t id, const struct stat *st)
     };
 }
 
-int64_t
-nanoseconds_of(const struct timespec *time)
+int64_t nanoseconds_of(const struct timespec *time)
 {
     return time->tv_sec * SECOND + time->tv_nsec;
 }
 
-int64_t
-now_on(clockid_t clock)
+int64_t now_on(clockid_t clock)
 {
     struct timespec now;
     clock_gettime(clock, &now);
     return nanoseconds_of(&now);
 }
 
-bool
-is_acl(const char *attribute)
-{
-    return strncmp(attribute, "system.posix_acl_", 17) == 0;
-}
+bool is_acl(const char *attribute) { return strncmp(attribute, "system.posix_acl_", 17) == 0; }
 
-bool
-is_marker(const char *attribute)
+bool is_marker(const char *attribute)
 {
     return strncmp(attribute, "trusted.overlay.", 16) == 0 ||
            strncmp(attribute, "user.overlay.", 13) == 0 ||
            strncmp(attribute, "user.fuseoverlayfs.", 19) == 0;
 }
 
-bool
-is_marked(int fd)
+bool is_marked(int fd)
 {
     char path[64], names[4096];
     ssize_t size = flistxattr(fd, names, sizeof names);
@@ -71,24 +62,21 @@ is_marked(int fd)
     return false;
 }
 
-int
-open_quietly(int at, const char *name, int flags)
+int open_quietly(int at, const char *name, int flags)
 {
     flags |= O_NOFOLLOW | O_CLOEXEC;
     int fd = openat(at, name, flags | O_NOATIME);
     return fd < 0 && errno == EPERM ? openat(at, name, flags) : fd;
 }
 
-void
-set_modified(int fd, int64_t modified)
+void set_modified(int fd, int64_t modified)
 {
     struct timespec times[] = {{.tv_nsec = UTIME_OMIT},
                                {.tv_sec = modified / SECOND, .tv_nsec = modified % SECOND}};
     (void)futimens(fd, times);
 }
 
-int
-resize(const char *path, bool follows, uint64_t size)
+int resize(const char *path, bool follows, uint64_t size)
 {
     struct stat st;
     int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | (follows ? 0 : O_NOFOLLOW));

@@ -54,21 +54,18 @@ static struct region {
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
-static size_t
-bytes_of(unsigned size_class)
+static size_t bytes_of(unsigned size_class)
 {
     return size_class < SMALL_CLASSES ? size_class * (size_t)GRAIN_BYTES
                                       : (size_t)1 << (size_class - SMALL_CLASSES + 11);
 }
 
-static struct chunk *
-chunk_of(const void *content)
+static struct chunk *chunk_of(const void *content)
 {
     return (void *)((char *)(uintptr_t)content - offsetof(struct chunk, content));
 }
 
-void *
-kept_alloc(size_t size, bool is_node)
+void *kept_alloc(size_t size, bool is_node)
 {
     unsigned size_class = 1;
     size += sizeof(struct chunk);
@@ -94,8 +91,7 @@ kept_alloc(size_t size, bool is_node)
     return chunk->content;
 }
 
-void
-kept_free(void *memory)
+void kept_free(void *memory)
 {
     struct chunk *chunk = memory ? chunk_of(memory) : NULL;
     if (chunk && !region)
@@ -109,8 +105,7 @@ kept_free(void *memory)
     region->unused[chunk->size_class] = chunk;
 }
 
-char *
-kept_block(void)
+char *kept_block(void)
 {
     char *block = grown(NULL, BLOCK_BYTES);
     for (size_t at = 0; region && at < BLOCK_BYTES; at += PAGE_BYTES)
@@ -118,8 +113,7 @@ kept_block(void)
     return block;
 }
 
-void
-kept_close(int *fd)
+void kept_close(int *fd)
 {
     int closed = *fd;
     *fd = -1;
@@ -128,8 +122,7 @@ kept_close(int *fd)
 }
 
 /* The node after `node` in the region; the first one if that is NULL, and NULL after the last. */
-static struct node *
-next_node(const struct node *node)
+static struct node *next_node(const struct node *node)
 {
     char *at = (char *)region + sizeof *region;
     if (node)
@@ -144,8 +137,7 @@ next_node(const struct node *node)
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
 
-void
-kept_link(struct node *node, uint64_t above, const char *name)
+void kept_link(struct node *node, uint64_t above, const char *name)
 {
     struct link *before = node->link;
     struct link *link = kept_alloc(sizeof *link + strlen(name) + 1, false);
@@ -157,8 +149,7 @@ kept_link(struct node *node, uint64_t above, const char *name)
     kept_free(before);
 }
 
-void
-kept_name(struct node *node, const char *name)
+void kept_name(struct node *node, const char *name)
 {
     char *before = node->name == node->given_name ? NULL : node->name;
     char *copy = kept_alloc(strlen(name) + 1, false);
@@ -169,8 +160,7 @@ kept_name(struct node *node, const char *name)
     kept_free(before);
 }
 
-void
-kept_free_node(struct node *node)
+void kept_free_node(struct node *node)
 {
     char *name = node->name == node->given_name ? NULL : node->name;
     struct link *link = node->link;
@@ -181,8 +171,7 @@ kept_free_node(struct node *node)
 
 /* Let a node be one that an earlier daemon has left. Its descriptors, but for `kept`, are closed.
  */
-static void
-leave(struct node *node)
+static void leave(struct node *node)
 {
     bool is_python = node->owner == PYTHON && node->id != FUSE_ROOT_ID;
     bool is_ours = node->owner == OURS || node->owner == CROSSING;
@@ -214,8 +203,7 @@ leave(struct node *node)
     node->owner = node->id == FUSE_ROOT_ID ? PYTHON : node->owner == DEAD ? DEAD : OURS;
 }
 
-void
-kept_recover(void)
+void kept_recover(void)
 {
     if (!region)
         return;
@@ -261,14 +249,9 @@ kept_recover(void)
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
-static struct begun *
-begun_of(uint64_t unique)
-{
-    return &plane.begun[unique >> 1 & (BEGUN - 1)];
-}
+static struct begun *begun_of(uint64_t unique) { return &plane.begun[unique >> 1 & (BEGUN - 1)]; }
 
-bool
-kept_begin(const struct fuse_in_header *header)
+bool kept_begin(const struct fuse_in_header *header)
 {
     uint64_t unique = header->unique;
     struct begun *begun = begun_of(unique);
@@ -292,8 +275,7 @@ kept_begin(const struct fuse_in_header *header)
 /* Blame requests for the end of a daemon. A crash may come from any that is under way. A killed one
  * may have used too much memory, for the request that it has read last: others, such as a copy of a
  * large file, are under way for as long as a daemon lives. */
-static void
-blame(bool crashed)
+static void blame(bool crashed)
 {
     uint64_t last = plane.reading.unique & ~RESENT;
     plane.blame = crashed ? CRASHES : 0;
@@ -301,8 +283,7 @@ blame(bool crashed)
         begun_of(last)->blame++;
 }
 
-void
-kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const char *new_name)
+void kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const char *new_name)
 {
     struct renaming *renaming = &plane.renaming;
     renaming->flags = 0;
@@ -316,8 +297,7 @@ kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const char *n
 
 /* ---- for Python ------------------------------------------------------------------------------ */
 
-PyObject *
-py_plane_share(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_share(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     void *mapped = region ? region
                           : mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE,
@@ -332,8 +312,7 @@ py_plane_share(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const unsigned long flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
     int *thread = NULL;
@@ -357,8 +336,7 @@ py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return pid < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(pid);
 }
 
-PyObject *
-py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
+PyObject *py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
 {
     blame(crashed == Py_True);
     PyObject *list = PyList_New(0);
@@ -373,8 +351,7 @@ py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
     return list ? Py_BuildValue("KN", (unsigned long long)plane.requests, list) : NULL;
 }
 
-PyObject *
-py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above;
     const char *name;
@@ -386,8 +363,7 @@ py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_keep(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_keep(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id;
     int fd;
@@ -401,8 +377,7 @@ py_plane_keep(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_count(PyObject *Py_UNUSED(module), PyObject *number)
+PyObject *py_plane_count(PyObject *Py_UNUSED(module), PyObject *number)
 {
     struct node *node = find(PyLong_AsUnsignedLongLong(number));
     if (node && node->owner == PYTHON)
@@ -410,14 +385,12 @@ py_plane_count(PyObject *Py_UNUSED(module), PyObject *number)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-PyObject *
-py_plane_resent(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_resent(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyBool_FromLong(plane.resent);
 }
 
-PyObject *
-py_plane_refuse(PyObject *Py_UNUSED(module), PyObject *number)
+PyObject *py_plane_refuse(PyObject *Py_UNUSED(module), PyObject *number)
 {
     struct fuse_out_header out = {.len = sizeof out, .error = -EIO};
     int device = (int)PyLong_AsLong(number);
@@ -432,8 +405,7 @@ py_plane_refuse(PyObject *Py_UNUSED(module), PyObject *number)
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_begin_rename(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_begin_rename(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long above, onto, inode;
     unsigned flags;
@@ -447,8 +419,7 @@ py_plane_begin_rename(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_renaming(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_renaming(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct renaming *one = &plane.renaming;
     if (!one->above)
@@ -460,8 +431,7 @@ py_plane_renaming(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 
 /* Give a node that is left another place. The node that is there, if any, has no name any more, or
  * gets that of the first one if they are exchanged. */
-PyObject *
-py_plane_renamed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_renamed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     struct renaming *one = &plane.renaming;
     struct node *above = find(one->above), *onto = find(one->onto);
@@ -477,8 +447,7 @@ py_plane_renamed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_end_rename(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_end_rename(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     plane.renaming.under_way = false;
     Py_RETURN_NONE;

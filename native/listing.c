@@ -20,8 +20,7 @@ struct entry { /* struct linux_dirent64 of getdents64(2) */
     char name[];
 };
 
-bool
-folds(const struct names *names, unsigned place, int fd)
+bool folds(const struct names *names, unsigned place, int fd)
 {
     char other[MOST_NAMES + 1];
     struct stat st;
@@ -40,16 +39,14 @@ folds(const struct names *names, unsigned place, int fd)
     return false;
 }
 
-static int
-open_listing(int directory)
+static int open_listing(int directory)
 {
     int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
     return fd < 0 && errno == EPERM ? openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
                                     : fd;
 }
 
-bool
-read_names(struct node *directory, const struct lone *lone)
+bool read_names(struct node *directory, const struct lone *lone)
 {
     _Alignas(struct entry) static char buffer[LISTING_BYTES];
     struct place at = place_in(directory, false, lone->place);
@@ -86,16 +83,11 @@ struct listing {
     struct node *emitted[MOST_EMITTED]; /* whose lookups count once the kernel has the reply */
 };
 
-static bool
-is_plain(const struct listing *listing)
-{
-    return listing->before == FUSE_NAME_OFFSET;
-}
+static bool is_plain(const struct listing *listing) { return listing->before == FUSE_NAME_OFFSET; }
 
 /* Add an entry to the reply. Returns false if there is no room. `inode`: of the name. */
-static bool
-emit(struct listing *listing, const char *name, uint64_t inode, unsigned type, uint64_t position,
-     struct node *node, const struct stat *st)
+static bool emit(struct listing *listing, const char *name, uint64_t inode, unsigned type,
+                 uint64_t position, struct node *node, const struct stat *st)
 {
     size_t length = strlen(name);
     size_t size = FUSE_DIRENT_ALIGN(listing->before + length);
@@ -119,9 +111,8 @@ emit(struct listing *listing, const char *name, uint64_t inode, unsigned type, u
 
 /* Add an entry that a lower has, or Python. Returns false if there is no room. `known`: its
  * attributes, if they are; `is_trusted`: `inode` is its number as shown. */
-static bool
-emit_entry(struct listing *listing, const char *name, struct name of, bool is_trusted,
-           const struct stat *known, uint64_t position)
+static bool emit_entry(struct listing *listing, const char *name, struct name of, bool is_trusted,
+                       const struct stat *known, uint64_t position)
 {
     struct node *above = listing->directory, *node = NULL;
     struct place at = place_in(above, false, of.place);
@@ -145,8 +136,8 @@ emit_entry(struct listing *listing, const char *name, struct name of, bool is_tr
 }
 
 /* Whether an entry shows, and its attributes if that took them: as overlay/merge.py. */
-static bool
-shows(const struct node *directory, const struct entry *entry, struct stat *st, bool *known)
+static bool shows(const struct node *directory, const struct entry *entry, struct stat *st,
+                  bool *known)
 {
     *known = false;
     if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0 ||
@@ -158,8 +149,7 @@ shows(const struct node *directory, const struct entry *entry, struct stat *st, 
     return *known && !(S_ISCHR(st->st_mode) && st->st_rdev == 0);
 }
 
-static bool
-are_names_enough(const struct listing *listing, uint64_t skipped)
+static bool are_names_enough(const struct listing *listing, uint64_t skipped)
 {
     const struct node *directory = listing->directory;
     return is_plain(listing) ||
@@ -168,8 +158,7 @@ are_names_enough(const struct listing *listing, uint64_t skipped)
 
 /* How many bytes of entries to read for the room that is left: about as many as fit. Those beyond
  * are read again at the next request, and a disk sorts or parses them each time. */
-static size_t
-bytes_for(const struct listing *listing)
+static size_t bytes_for(const struct listing *listing)
 {
     size_t fits = (listing->room - listing->used) / (listing->before + SHORT_NAME);
     size_t bytes = fits * ENTRY_BYTES;
@@ -177,8 +166,7 @@ bytes_for(const struct listing *listing)
 }
 
 /* Add the names after the first `skipped` positions of a directory whose names Python has given. */
-static void
-list_names(struct listing *listing, uint64_t skipped)
+static void list_names(struct listing *listing, uint64_t skipped)
 {
     struct node *directory = listing->directory;
     const struct names *names = directory->names;
@@ -192,8 +180,7 @@ list_names(struct listing *listing, uint64_t skipped)
 }
 
 /* Add the entries after the first `skipped` ones. Returns an errno. */
-static int
-list(struct listing *listing, int fd, uint64_t skipped)
+static int list(struct listing *listing, int fd, uint64_t skipped)
 {
     _Alignas(struct entry) static char buffer[LISTING_BYTES];
     struct node *directory = listing->directory;
@@ -244,8 +231,7 @@ list(struct listing *listing, int fd, uint64_t skipped)
 }
 
 /* Positions are those of overlay/listing.py: Python may continue a listing begun here. */
-bool
-answer_listing(const struct fuse_in_header *header, struct node *directory)
+bool answer_listing(const struct fuse_in_header *header, struct node *directory)
 {
     static struct listing listing;
     const struct fuse_read_in *in = (const void *)(header + 1);

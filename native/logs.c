@@ -32,8 +32,7 @@ static struct {
     struct stream streams[2];
 } logs;
 
-static void
-open_file(void)
+static void open_file(void)
 {
     struct stat st;
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW;
@@ -41,8 +40,7 @@ open_file(void)
     logs.size = logs.file >= 0 && fstat(logs.file, &st) == 0 ? (uint64_t)st.st_size : 0;
 }
 
-static void
-rotate(void)
+static void rotate(void)
 {
     if (logs.file >= 0)
         close(logs.file);
@@ -52,8 +50,7 @@ rotate(void)
 
 /* Write the head of a record: the time, the stream, and whether the line ends in it. Returns its
  * length; 0 if the time is unknown. */
-static size_t
-format_head(char head[LONGEST_HEAD], const char *tag, bool whole)
+static size_t format_head(char head[LONGEST_HEAD], const char *tag, bool whole)
 {
     struct timespec now;
     struct tm parts;
@@ -66,8 +63,7 @@ format_head(char head[LONGEST_HEAD], const char *tag, bool whole)
 }
 
 /* Write a record of `count` bytes of a line. */
-static void
-write_record(struct stream *stream, size_t count, bool whole)
+static void write_record(struct stream *stream, size_t count, bool whole)
 {
     static char record[LONGEST_HEAD + LONGEST_LINE + 1];
     size_t head = format_head(record, stream->tag, whole);
@@ -89,8 +85,7 @@ write_record(struct stream *stream, size_t count, bool whole)
         logs.size++;
 }
 
-static void
-write_lines(struct stream *stream)
+static void write_lines(struct stream *stream)
 {
     char *end;
     while ((end = memchr(stream->line, '\n', stream->held))) {
@@ -105,8 +100,7 @@ write_lines(struct stream *stream)
     }
 }
 
-static void
-end_stream(struct stream *stream)
+static void end_stream(struct stream *stream)
 {
     if (stream->held)
         write_record(stream, stream->held, false);
@@ -117,8 +111,7 @@ end_stream(struct stream *stream)
 }
 
 /* Take what has come. Returns false if nothing has. */
-static bool
-take(struct stream *stream)
+static bool take(struct stream *stream)
 {
     ssize_t count = read(stream->from, stream->line + stream->held, LONGEST_LINE - stream->held);
     if (count > 0) {
@@ -131,8 +124,7 @@ take(struct stream *stream)
     return count < 0 && errno == EINTR;
 }
 
-static void
-stream_ready(struct source *source, uint32_t events)
+static void stream_ready(struct source *source, uint32_t events)
 {
     struct stream *stream = (struct stream *)source; /* its first member */
     (void)events;
@@ -140,8 +132,7 @@ stream_ready(struct source *source, uint32_t events)
         continue;
 }
 
-int
-logs_open(const int *pipes, int directory, const char *name, uint64_t limit, bool at_once)
+int logs_open(const int *pipes, int directory, const char *name, uint64_t limit, bool at_once)
 {
     static const char *const tags[] = {"stdout", "stderr"};
     logs.directory = directory;
@@ -166,8 +157,7 @@ logs_open(const int *pipes, int directory, const char *name, uint64_t limit, boo
     return 0;
 }
 
-void
-logs_finish(void)
+void logs_finish(void)
 {
     for (int at = 0; at < 2; at++) {
         struct stream *stream = &logs.streams[at];
@@ -181,8 +171,7 @@ logs_finish(void)
     logs.file = -1;
 }
 
-void
-logs_redirect(int descriptor)
+void logs_redirect(int descriptor)
 {
     char head[LONGEST_HEAD];
     size_t count = format_head(head, logs.streams[1].tag, true);

@@ -23,8 +23,7 @@ static const struct {
 #undef CONSTANT
 };
 
-static int
-module_exec(PyObject *module)
+static int module_exec(PyObject *module)
 {
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
@@ -32,8 +31,7 @@ module_exec(PyObject *module)
     return native_syscalls_init(module);
 }
 
-void
-native_append(PyObject **list, PyObject *value)
+void native_append(PyObject **list, PyObject *value)
 {
     if (!value || PyList_Append(*list, value) < 0)
         Py_CLEAR(*list);
@@ -61,8 +59,4 @@ static struct PyModuleDef module_def = {
     .m_slots = module_slots,
 };
 
-PyMODINIT_FUNC
-PyInit__native(void)
-{
-    return PyModuleDef_Init(&module_def);
-}
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&module_def); }

@@ -3,23 +3,20 @@
 
 enum { MOST_LINKS = 40 }; /* as the kernel, path_resolution(7) */
 
-static int
-set_attributes(int mount, unsigned flags, struct mount_attr attributes)
+static int set_attributes(int mount, unsigned flags, struct mount_attr attributes)
 {
     return (int)syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH | flags, &attributes,
                         sizeof attributes);
 }
 
-static int
-move_mount_to(int mount, const char *path)
+static int move_mount_to(int mount, const char *path)
 {
     return (int)syscall(SYS_move_mount, mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
 }
 
 /* An unprivileged process may make no other clone: it would reveal what the mounts below cover
  * (has_locked_children() in fs/namespace.c). */
-int
-mount_clone(const char *path, const struct mount_attr *attributes)
+int mount_clone(const char *path, const struct mount_attr *attributes)
 {
     int mount = (int)syscall(SYS_open_tree, AT_FDCWD, path,
                              OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
@@ -36,8 +33,7 @@ mount_clone(const char *path, const struct mount_attr *attributes)
 
 /* Put `first`, a slash unless `first` ends with one, and `second` into `path`, of PATH_MAX bytes.
  * Returns -1 with errno set. */
-static int
-join_paths(char *path, const char *first, const char *second)
+static int join_paths(char *path, const char *first, const char *second)
 {
     size_t length = strlen(first);
     bool slash = length == 0 || first[length - 1] != '/';
@@ -49,8 +45,7 @@ join_paths(char *path, const char *first, const char *second)
 }
 
 /* As os.path.realpath: realpath(3) fails where a name is missing. */
-int
-real_path(const char *path, char *real)
+int real_path(const char *path, char *real)
 {
     char rest[PATH_MAX], link[PATH_MAX], longer[PATH_MAX];
     int links = 0;
@@ -95,15 +90,13 @@ real_path(const char *path, char *real)
     return 0;
 }
 
-bool
-is_directory(const char *path)
+bool is_directory(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-static int
-make_node(const char *path, bool directory)
+static int make_node(const char *path, bool directory)
 {
     if (directory)
         return mkdir(path, 0777);
@@ -113,8 +106,7 @@ make_node(const char *path, bool directory)
 
 /* Make a directory or an empty file, and before it the directories above that are missing. Only
  * then: each mkdir(2) looks its name up in the file system, which is a request to a daemon. */
-static int
-make_missing(char *path, bool directory)
+static int make_missing(char *path, bool directory)
 {
     if (make_node(path, directory) == 0 || errno == EEXIST)
         return 0;
@@ -127,8 +119,7 @@ make_missing(char *path, bool directory)
     return made < 0 ? -1 : make_node(path, directory);
 }
 
-int
-make_directory(const char *path, mode_t mode)
+int make_directory(const char *path, mode_t mode)
 {
     char place[PATH_MAX];
     bool known = real_path(path, place) == 0;
@@ -138,8 +129,7 @@ make_directory(const char *path, mode_t mode)
     return made && chmod(place, mode) == 0 ? 0 : fail("CONTENTS", path);
 }
 
-int
-make_symlink(const char *target, const char *path)
+int make_symlink(const char *target, const char *path)
 {
     char found[PATH_MAX];
     if (symlink(target, path) == 0)
@@ -152,8 +142,7 @@ make_symlink(const char *target, const char *path)
 
 /* Put the real path of `target` into `place`, and make it if it is missing: move_mount(2) follows
  * no symbolic link in the last name. */
-static int
-make_mountpoint(const char *target, bool directory, char *place)
+static int make_mountpoint(const char *target, bool directory, char *place)
 {
     struct stat st;
     if (real_path(target, place) < 0)
@@ -161,8 +150,7 @@ make_mountpoint(const char *target, bool directory, char *place)
     return lstat(place, &st) == 0 ? 0 : make_missing(place, directory);
 }
 
-int
-mount_attach(int mount, const char *target)
+int mount_attach(int mount, const char *target)
 {
     char place[PATH_MAX];
     struct stat st;
@@ -181,8 +169,7 @@ mount_attach(int mount, const char *target)
 
 /* ---- the paths shared with the host --------------------------------------------------------- */
 
-static size_t
-depth_of(const char *path)
+static size_t depth_of(const char *path)
 {
     size_t slashes = 0;
     for (; *path; path++)
@@ -192,8 +179,7 @@ depth_of(const char *path)
 
 /* Attach a bind, unless another one has its place: two targets may be one path, by symbolic links.
  */
-static int
-attach(struct plan *plan, const struct argument *slot, const char *target)
+static int attach(struct plan *plan, const struct argument *slot, const char *target)
 {
     static struct {
         const char *target;
@@ -216,8 +202,7 @@ attach(struct plan *plan, const struct argument *slot, const char *target)
     return mount_attach(mount, target);
 }
 
-int
-attach_binds(struct plan *plan)
+int attach_binds(struct plan *plan)
 {
     static size_t depths[PLAN_MOST_SLOTS]; /* of the targets, by the slots of their mounts */
     size_t deepest = 0;

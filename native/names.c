@@ -8,8 +8,7 @@
 
 enum { FIRST_ROOM = 16 };
 
-void *
-grown(void *memory, size_t size)
+void *grown(void *memory, size_t size)
 {
     void *result = realloc(memory, size);
     if (result == NULL)
@@ -17,16 +16,14 @@ grown(void *memory, size_t size)
     return result;
 }
 
-struct names *
-names_new(void)
+struct names *names_new(void)
 {
     struct names *names = grown(NULL, sizeof *names);
     memset(names, 0, sizeof *names);
     return names;
 }
 
-void
-names_free(struct names *names)
+void names_free(struct names *names)
 {
     if (!names)
         return;
@@ -37,8 +34,7 @@ names_free(struct names *names)
 }
 
 /* The slot of a name, or the free one where it belongs. Requires: there is a free slot. */
-static uint32_t *
-slot_of(const struct names *names, const char *text)
+static uint32_t *slot_of(const struct names *names, const char *text)
 {
     uint64_t hash = 0xCBF29CE484222325ULL; /* FNV-1a */
     for (const char *at = text; *at; at++)
@@ -50,8 +46,7 @@ slot_of(const struct names *names, const char *text)
     }
 }
 
-static void
-make_room(struct names *names, size_t length)
+static void make_room(struct names *names, size_t length)
 {
     if (names->used + length > names->text_room) {
         names->text_room = 2 * names->text_room + length;
@@ -68,8 +63,7 @@ make_room(struct names *names, size_t length)
         *slot_of(names, names_text(names, at)) = (uint32_t)at + 1;
 }
 
-void
-names_put(struct names *names, const char *text, struct name name)
+void names_put(struct names *names, const char *text, struct name name)
 {
     size_t length = strlen(text) + 1;
     make_room(names, length);
@@ -84,8 +78,7 @@ names_put(struct names *names, const char *text, struct name name)
     names->all[*slot - 1] = name;
 }
 
-unsigned
-names_place(const struct names *names, const char *text)
+unsigned names_place(const struct names *names, const char *text)
 {
     uint32_t slot = names->count ? *slot_of(names, text) : 0;
     return slot ? names->all[slot - 1].place : ABSENT;

@@ -40,8 +40,7 @@ void names_put(struct names *names, const char *text, struct name name);
 /* The place of a name; ABSENT if there is no such name. */
 unsigned names_place(const struct names *names, const char *text);
 
-static inline const char *
-names_text(const struct names *names, size_t index)
+static inline const char *names_text(const struct names *names, size_t index)
 {
     return names->text + names->all[index].at;
 }

@@ -7,8 +7,7 @@ union control {
     struct cmsghdr aligned;
 };
 
-int
-message_send(int channel, char kind, const int *descriptors, size_t count)
+int message_send(int channel, char kind, const int *descriptors, size_t count)
 {
     size_t size = count * sizeof *descriptors;
     struct iovec data = {.iov_base = &kind, .iov_len = 1};
@@ -25,8 +24,7 @@ message_send(int channel, char kind, const int *descriptors, size_t count)
     return sendmsg(channel, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
-char
-message_take(int channel, int descriptors[MOST_PASSED])
+char message_take(int channel, int descriptors[MOST_PASSED])
 {
     char kind = 0;
     struct iovec data = {.iov_base = &kind, .iov_len = 1};

@@ -33,8 +33,7 @@ enum { PLAN_CALLS(CALL) CALLS };
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-static bool
-take(struct cursor *cursor, void *to, size_t length)
+static bool take(struct cursor *cursor, void *to, size_t length)
 {
     if ((size_t)(cursor->end - cursor->at) < length)
         return false;
@@ -44,8 +43,7 @@ take(struct cursor *cursor, void *to, size_t length)
 }
 
 /* Whether bytes are the words of a system call. */
-static bool
-are_words(struct cursor cursor)
+static bool are_words(struct cursor cursor)
 {
     struct argument word;
     char letter;
@@ -56,8 +54,7 @@ are_words(struct cursor cursor)
 }
 
 /* Take an argument of the type `letter`. Returns NULL, or what is wrong. */
-static const char *
-take_argument(struct cursor *cursor, char letter, struct argument *argument)
+static const char *take_argument(struct cursor *cursor, char letter, struct argument *argument)
 {
     uint32_t length, slot;
     if (!take(cursor, &length, sizeof length) || length > (size_t)(cursor->end - cursor->at))
@@ -87,16 +84,14 @@ take_argument(struct cursor *cursor, char letter, struct argument *argument)
     return NULL;
 }
 
-bool
-plan_word(struct cursor *cursor, char *letter, struct argument *word)
+bool plan_word(struct cursor *cursor, char *letter, struct argument *word)
 {
     return take(cursor, letter, 1) && (*letter == 'u' || *letter == 'd' || *letter == 'x') &&
            !take_argument(cursor, *letter, word);
 }
 
 /* Take a record. Returns NULL, or what is wrong. */
-static const char *
-take_record(struct cursor *cursor, struct record *record)
+static const char *take_record(struct cursor *cursor, struct record *record)
 {
     uint16_t code, count;
     const char *problem;
@@ -114,20 +109,14 @@ take_record(struct cursor *cursor, struct record *record)
     return NULL;
 }
 
-bool
-plan_next(struct cursor *cursor, struct record *record)
+bool plan_next(struct cursor *cursor, struct record *record)
 {
     return cursor->at < cursor->end && !take_record(cursor, record);
 }
 
-const char *
-plan_signature(enum step step)
-{
-    return forms[step].signature;
-}
+const char *plan_signature(enum step step) { return forms[step].signature; }
 
-const struct argument *
-plan_find(const struct plan *plan, enum section section, enum step step)
+const struct argument *plan_find(const struct plan *plan, enum section section, enum step step)
 {
     static struct record record;
     struct cursor cursor = plan->sections[section];
@@ -137,15 +126,13 @@ plan_find(const struct plan *plan, enum section section, enum step step)
     return NULL;
 }
 
-const char *
-list_next(const struct argument *list, const char *string)
+const char *list_next(const struct argument *list, const char *string)
 {
     const char *next = string ? string + strlen(string) + 1 : list->bytes;
     return next < list->bytes + list->length ? next : NULL;
 }
 
-size_t
-list_count(const struct argument *list)
+size_t list_count(const struct argument *list)
 {
     size_t count = 0;
     for (const char *one = NULL; (one = list_next(list, one));)
@@ -153,8 +140,7 @@ list_count(const struct argument *list)
     return count;
 }
 
-char **
-list_vector(const struct argument *list, size_t more)
+char **list_vector(const struct argument *list, size_t more)
 {
     size_t count = 0;
     char **strings = calloc(list_count(list) + more + 1, sizeof *strings);
@@ -163,20 +149,17 @@ list_vector(const struct argument *list, size_t more)
     return strings;
 }
 
-int
-slot_descriptor(const struct plan *plan, const struct argument *slot)
+int slot_descriptor(const struct plan *plan, const struct argument *slot)
 {
     return plan->slots[slot->number] - 1;
 }
 
-void
-slot_fill(struct plan *plan, const struct argument *slot, int descriptor)
+void slot_fill(struct plan *plan, const struct argument *slot, int descriptor)
 {
     plan->slots[slot->number] = descriptor + 1;
 }
 
-void
-plan_forget(struct plan *plan, enum section first, enum section last)
+void plan_forget(struct plan *plan, enum section first, enum section last)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (unsigned section = first; section <= (unsigned)last; section++) {
@@ -190,8 +173,7 @@ plan_forget(struct plan *plan, enum section first, enum section last)
 
 /* ---- checking ------------------------------------------------------------------------------- */
 
-static const char *
-check_descriptor(struct plan *plan, const struct argument *slot, uint64_t number)
+static const char *check_descriptor(struct plan *plan, const struct argument *slot, uint64_t number)
 {
     if (number < FIRST_DESCRIPTOR || number > INT_MAX)
         return "it is no descriptor from 3 on";
@@ -202,8 +184,7 @@ check_descriptor(struct plan *plan, const struct argument *slot, uint64_t number
 }
 
 /* Check what a record says of this process, and of its place in the plan. */
-static const char *
-check_record(struct plan *plan, int *section, const struct record *record)
+static const char *check_record(struct plan *plan, int *section, const struct record *record)
 {
     const struct argument *argument = record->arguments;
     if (record->step == STEP_SECTION) {
@@ -221,8 +202,7 @@ check_record(struct plan *plan, int *section, const struct record *record)
 }
 
 /* Check the header. Returns NULL, or what is wrong. */
-static const char *
-check_header(struct cursor *cursor, size_t size)
+static const char *check_header(struct cursor *cursor, size_t size)
 {
     char magic[sizeof MAGIC];
     uint32_t version, said;
@@ -235,8 +215,7 @@ check_header(struct cursor *cursor, size_t size)
     return NULL;
 }
 
-static int
-refuse(const char **refusal, const char *form, ...)
+static int refuse(const char **refusal, const char *form, ...)
 {
     static char line[200];
     va_list arguments;
@@ -247,8 +226,7 @@ refuse(const char **refusal, const char *form, ...)
     return -1;
 }
 
-static int
-check_plan(struct plan *plan, const char **refusal)
+static int check_plan(struct plan *plan, const char **refusal)
 {
     struct cursor cursor = {plan->bytes, plan->bytes + plan->size};
     const char *problem = check_header(&cursor, plan->size);
@@ -268,8 +246,7 @@ check_plan(struct plan *plan, const char **refusal)
     return plan_find(plan, SECTION_COMMAND, STEP_EXEC) ? 0 : refuse(refusal, "there is no command");
 }
 
-int
-plan_read(struct plan *plan, int from, const char **refusal)
+int plan_read(struct plan *plan, int from, const char **refusal)
 {
     struct stat st;
     const size_t room = PLAN_LARGEST + 1;

@@ -67,14 +67,12 @@ static uint64_t counts[OPCODES][1 + LATENCIES];
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
 
-static size_t
-id_bucket(uint64_t id)
+static size_t id_bucket(uint64_t id)
 {
     return (size_t)((id * 0x9E3779B97F4A7C15ULL) >> 20) & (plane.buckets - 1);
 }
 
-static size_t
-name_bucket(const struct node *above, const char *name)
+static size_t name_bucket(const struct node *above, const char *name)
 {
     uint64_t hash = (uintptr_t)above * 0x9E3779B97F4A7C15ULL;
     for (; *name; name++)
@@ -82,8 +80,7 @@ name_bucket(const struct node *above, const char *name)
     return (size_t)(hash >> 20) & (plane.buckets - 1);
 }
 
-struct node *
-find(uint64_t id)
+struct node *find(uint64_t id)
 {
     struct node *node = plane.buckets ? plane.ids[id_bucket(id)] : NULL;
     while (node && node->id != id)
@@ -91,8 +88,7 @@ find(uint64_t id)
     return node;
 }
 
-struct node *
-child(const struct node *above, const char *name)
+struct node *child(const struct node *above, const char *name)
 {
     struct node *node = plane.names[name_bucket(above, name)];
     while (node && (node->above != above || strcmp(node->name, name) != 0))
@@ -100,32 +96,28 @@ child(const struct node *above, const char *name)
     return node;
 }
 
-void
-insert_name(struct node *node)
+void insert_name(struct node *node)
 {
     size_t by_name = name_bucket(node->above, node->name);
     node->next_name = plane.names[by_name];
     plane.names[by_name] = node;
 }
 
-void
-insert_id(struct node *node)
+void insert_id(struct node *node)
 {
     size_t by_id = id_bucket(node->id);
     node->next_id = plane.ids[by_id];
     plane.ids[by_id] = node;
 }
 
-static void
-insert(struct node *node)
+static void insert(struct node *node)
 {
     insert_id(node);
     if (*node->name)
         insert_name(node);
 }
 
-void
-grow_table(void)
+void grow_table(void)
 {
     struct node **before = plane.ids;
     size_t buckets = plane.buckets;
@@ -144,8 +136,7 @@ grow_table(void)
 }
 
 /* A new node. Requires: there is none with this nodeid. */
-static struct node *
-add(uint64_t id, struct node *above, const char *name, enum owner owner)
+static struct node *add(uint64_t id, struct node *above, const char *name, enum owner owner)
 {
     size_t length = strlen(name) + 1;
     struct node *node = kept_alloc(sizeof *node + length, true);
@@ -169,8 +160,7 @@ add(uint64_t id, struct node *above, const char *name, enum owner owner)
 }
 
 /* Take a node's name away: nothing finds it by its name any more. */
-void
-drop_name(struct node *node)
+void drop_name(struct node *node)
 {
     struct node **link = *node->name ? &plane.names[name_bucket(node->above, node->name)] : NULL;
     while (link && *link != node)
@@ -180,16 +170,14 @@ drop_name(struct node *node)
     *node->name = '\0';
 }
 
-void
-drop_names(struct node *node)
+void drop_names(struct node *node)
 {
     plane.names_kept -= node->names ? node->names->count : 0;
     names_free(node->names);
     node->names = NULL;
 }
 
-void
-keep_name(struct node *directory, const char *text, struct name name)
+void keep_name(struct node *directory, const char *text, struct name name)
 {
     if (!directory->names)
         return;
@@ -202,8 +190,7 @@ keep_name(struct node *directory, const char *text, struct name name)
 }
 
 /* Close the descriptors, which ends a grant. */
-static void
-close_node(struct node *node)
+static void close_node(struct node *node)
 {
     if (node->fd >= 0) {
         kept_close(&node->fd);
@@ -226,8 +213,7 @@ close_node(struct node *node)
 
 /* Tell Python: the change time of a file that the kernel has forgotten, or, if that is 0, to forget
  * the lookup of a directory that was held back. */
-static void
-forget_later(const struct node *node, int64_t change_time)
+static void forget_later(const struct node *node, int64_t change_time)
 {
     if (plane.forgotten_count == plane.forgotten_room) {
         plane.forgotten_room = 2 * plane.forgotten_room + 16;
@@ -237,8 +223,7 @@ forget_later(const struct node *node, int64_t change_time)
     plane.forgets = plane.forgets || !change_time || plane.forgotten_count == MANY_FORGOTTEN;
 }
 
-void
-settle(struct node *node)
+void settle(struct node *node)
 {
     while (node && !node->children) {
         struct node *above = node->above;
@@ -266,8 +251,7 @@ settle(struct node *node)
 }
 
 /* Let the node, and those above it, cross to Python, which takes them from the list `crossing`. */
-static void
-cross(struct node *node)
+static void cross(struct node *node)
 {
     size_t depth = 0;
     for (const struct node *up = node; up && up->owner == OURS; up = up->above)
@@ -285,8 +269,7 @@ cross(struct node *node)
 
 /* ---- directories ---------------------------------------------------------------------------- */
 
-struct place
-place_in(const struct node *above, bool made, unsigned place)
+struct place place_in(const struct node *above, bool made, unsigned place)
 {
     /* Never the lower's file of that name, which would be opened for writing. */
     if (made && (above->upper >= 0 || !above->made))
@@ -296,21 +279,15 @@ place_in(const struct node *above, bool made, unsigned place)
     return (struct place){above->fd, above->device, above->base, above->below_lists};
 }
 
-static int
-fd_in(const struct node *above, bool made)
-{
-    return place_in(above, made, 0).fd;
-}
+static int fd_in(const struct node *above, bool made) { return place_in(above, made, 0).fd; }
 
 /* The place of a node of ours. */
-static struct place
-place_above(const struct node *node)
+static struct place place_above(const struct node *node)
 {
     return place_in(node->above, node->made, node->found_at);
 }
 
-static bool
-is_inode_of(const struct node *node, const struct stat *st)
+static bool is_inode_of(const struct node *node, const struct stat *st)
 {
     struct place at = place_above(node);
     return node->made ? st->st_dev == plane.upper_device && st->st_ino == node->inode
@@ -318,15 +295,13 @@ is_inode_of(const struct node *node, const struct stat *st)
 }
 
 /* Whether the node has descriptors of its own. */
-static bool
-is_open(const struct node *node)
+static bool is_open(const struct node *node)
 {
     return node->fd >= 0 || node->upper >= 0 || node->lowers;
 }
 
 /* Whether names in the directory can be reached: it is open then. */
-static bool
-reach(struct node *node)
+static bool reach(struct node *node)
 {
     struct stat st;
     node->used = true;
@@ -355,22 +330,19 @@ reach(struct node *node)
 }
 
 /* Whether requests about what is in the directory are answered here. */
-static bool
-serves(struct node *node)
+static bool serves(struct node *node)
 {
     return node && S_ISDIR(node->kind) && (node->owner == OURS || node->granted || node->changes) &&
            reach(node);
 }
 
-static bool
-are_too_many(void)
+static bool are_too_many(void)
 {
     return plane.directories > plane.most_directories || plane.names_kept > MOST_KEPT;
 }
 
 /* Close directories that were not used lately, first those that open again by themselves. */
-static void
-evict(void)
+static void evict(void)
 {
     for (size_t passed = 0; are_too_many(); passed++) {
         bool all = passed >= 2 * plane.buckets;
@@ -389,8 +361,7 @@ evict(void)
 
 /* ---- replies -------------------------------------------------------------------------------- */
 
-bool
-reply(uint64_t unique, int error, const void *data, size_t size)
+bool reply(uint64_t unique, int error, const void *data, size_t size)
 {
     struct fuse_out_header header = {
         .len = (uint32_t)(sizeof header + size), .error = -error, .unique = unique};
@@ -398,8 +369,7 @@ reply(uint64_t unique, int error, const void *data, size_t size)
     return writev(plane.device, parts, size ? 2 : 1) >= 0;
 }
 
-static void
-fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat *st)
+static void fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat *st)
 {
     const uint32_t *unmapped = plane.unmapped[node->made || node->upper >= 0];
 
@@ -418,8 +388,8 @@ fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat
         to->nlink = node->removed ? 0 : 1;
 }
 
-void
-plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation, const struct stat *st)
+void plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation,
+                      const struct stat *st)
 {
     *to = (struct fuse_entry_out){
         .nodeid = id,
@@ -432,8 +402,7 @@ plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation, co
     fill_stat(&to->attr, id, st);
 }
 
-void
-fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
+void fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
 {
     plane_fill_entry(to, node->id, node->generation, st);
     fill_attributes(&to->attr, node, st);
@@ -441,8 +410,7 @@ fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
-struct node *
-node_of(struct node *above, const char *name, unsigned place, const struct stat *st)
+struct node *node_of(struct node *above, const char *name, unsigned place, const struct stat *st)
 {
     struct place at = place_in(above, false, place);
     uint64_t id = at.base | st->st_ino;
@@ -475,16 +443,14 @@ node_of(struct node *above, const char *name, unsigned place, const struct stat 
     return node;
 }
 
-static bool
-is_plain(const char *name)
+static bool is_plain(const char *name)
 {
     return strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) != 0 && strlen(name) <= MOST_NAMES;
 }
 
 /* Whether requests about this name in a directory that is served may be answered here, if its names
  * are not known, or a new one is to be made. */
-static bool
-is_plain_name(const struct node *above, const char *name)
+static bool is_plain_name(const struct node *above, const char *name)
 {
     struct stat st;
     if (!is_plain(name))
@@ -497,8 +463,7 @@ is_plain_name(const struct node *above, const char *name)
 }
 
 /* The node of a name in a directory of the upper, if it was made here; else NULL. */
-static struct node *
-made(struct node *above, const char *name)
+static struct node *made(struct node *above, const char *name)
 {
     struct node *node = child(above, name);
     return node && node->owner == OURS && !node->left && node->made ? node : NULL;
@@ -506,8 +471,7 @@ made(struct node *above, const char *name)
 
 /* Read the names of a directory below a grant once a few were missing: further ones then take no
  * system call. One of Python's may be copied up. */
-static void
-note_missing(struct node *directory)
+static void note_missing(struct node *directory)
 {
     if (!plane.keeps_names || directory->owner != OURS || directory->changes || directory->made ||
         ++directory->missed != MANY_MISSED)
@@ -518,8 +482,8 @@ note_missing(struct node *directory)
 }
 
 /* Answer with a node, which counts as a lookup of it if the kernel takes it. */
-static void
-reply_entry(const struct fuse_in_header *header, struct node *node, const struct stat *st)
+static void reply_entry(const struct fuse_in_header *header, struct node *node,
+                        const struct stat *st)
 {
     struct fuse_entry_out entry;
     fill_entry(&entry, node, st);
@@ -530,8 +494,7 @@ reply_entry(const struct fuse_in_header *header, struct node *node, const struct
     }
 }
 
-static bool
-answer_missing(const struct fuse_in_header *header)
+static bool answer_missing(const struct fuse_in_header *header)
 {
     struct fuse_entry_out none = {.entry_valid = plane.seconds,
                                   .entry_valid_nsec = plane.nanoseconds};
@@ -539,8 +502,7 @@ answer_missing(const struct fuse_in_header *header)
     return true;
 }
 
-static bool
-answer_lookup(const struct fuse_in_header *header, struct node *above, const char *name)
+static bool answer_lookup(const struct fuse_in_header *header, struct node *above, const char *name)
 {
     struct stat st;
     const struct names *names = above->names;
@@ -567,8 +529,7 @@ answer_lookup(const struct fuse_in_header *header, struct node *above, const cha
 
 /* Where a system call finds a node of ours, or a granted directory: `name` in `fd`, or `fd` itself
  * with the empty name and AT_EMPTY_PATH. Returns false if it is out of reach. */
-static bool
-place_of(struct node *node, int *fd, const char **name)
+static bool place_of(struct node *node, int *fd, const char **name)
 {
     bool itself = S_ISDIR(node->kind) || node->removed;
     if (itself ? !(node->removed || serves(node)) : node->owner == DEAD || !reach(node->above))
@@ -584,8 +545,7 @@ place_of(struct node *node, int *fd, const char **name)
 }
 
 /* Returns false if Python has to say. */
-static bool
-attributes(struct node *node, struct stat *st)
+static bool attributes(struct node *node, struct stat *st)
 {
     const char *name;
     int fd;
@@ -600,8 +560,7 @@ attributes(struct node *node, struct stat *st)
     return false;
 }
 
-static bool
-reply_attributes(const struct fuse_in_header *header, struct node *node)
+static bool reply_attributes(const struct fuse_in_header *header, struct node *node)
 {
     struct fuse_attr_out out = {.attr_valid = plane.seconds, .attr_valid_nsec = plane.nanoseconds};
     struct stat st;
@@ -612,8 +571,7 @@ reply_attributes(const struct fuse_in_header *header, struct node *node)
     return true;
 }
 
-static bool
-answer_readlink(const struct fuse_in_header *header, struct node *node)
+static bool answer_readlink(const struct fuse_in_header *header, struct node *node)
 {
     const char *name;
     int fd;
@@ -630,8 +588,7 @@ answer_readlink(const struct fuse_in_header *header, struct node *node)
 
 /* The path of a node for a system call that follows no last symbolic link, unless `follows`.
  * Returns false if it cannot be reached. */
-static bool
-path_of(struct node *node, char *path, size_t size, bool *follows)
+static bool path_of(struct node *node, char *path, size_t size, bool *follows)
 {
     const char *name;
     int fd;
@@ -643,9 +600,8 @@ path_of(struct node *node, char *path, size_t size, bool *follows)
 }
 
 /* Answer with the value of an attribute, or with the names of all if `name` is NULL. */
-static bool
-answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t room,
-             const char *name)
+static bool answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t room,
+                         const char *name)
 {
     char path[64 + MOST_NAMES];
     bool follows;
@@ -687,23 +643,20 @@ answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t ro
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
-static uint64_t
-number_of(const struct handle *handle)
+static uint64_t number_of(const struct handle *handle)
 {
     return OUR_HANDLE | (uint64_t)handle->generation << GENERATION_SHIFT |
            (uint64_t)(handle - plane.handles);
 }
 
-static struct handle *
-handle_of(uint64_t number)
+static struct handle *handle_of(uint64_t number)
 {
     size_t at = (size_t)(uint32_t)number;
     struct handle *handle = at < plane.handle_count ? &plane.handles[at] : NULL;
     return handle && handle->used && number == number_of(handle) ? handle : NULL;
 }
 
-static size_t
-free_handle(void)
+static size_t free_handle(void)
 {
     static size_t after;
     for (size_t tried = 0; tried < plane.handle_count; tried++) {
@@ -727,8 +680,7 @@ free_handle(void)
 
 /* Put the modification time back that the file had before it was written to, unless the kernel has
  * set one since: it keeps that time itself, and sends it (overlay/files.py). */
-static void
-restore_times(const struct handle *handle)
+static void restore_times(const struct handle *handle)
 {
     struct node *node = handle->node;
     if (!node || !node->made || handle->fd < 0)
@@ -740,8 +692,7 @@ restore_times(const struct handle *handle)
     set_modified(handle->fd, modified);
 }
 
-static void
-close_handle(struct handle *handle)
+static void close_handle(struct handle *handle)
 {
     struct node *node = handle->node;
     restore_times(handle);
@@ -758,8 +709,7 @@ close_handle(struct handle *handle)
 }
 
 /* A handle of a node. */
-static struct handle *
-use_handle(struct handle given)
+static struct handle *use_handle(struct handle given)
 {
     size_t at = free_handle(); /* which may move them */
     struct handle *handle = &plane.handles[at];
@@ -772,8 +722,7 @@ use_handle(struct handle given)
 }
 
 /* A new handle, which takes the descriptor over. */
-static struct handle *
-new_handle(int fd, struct node *node, uint32_t flags)
+static struct handle *new_handle(int fd, struct node *node, uint32_t flags)
 {
     struct handle *handle = use_handle(
         (struct handle){.fd = fd, .node = node, .writable = (flags & O_ACCMODE) != O_RDONLY});
@@ -790,8 +739,7 @@ new_handle(int fd, struct node *node, uint32_t flags)
     return handle;
 }
 
-static void
-drop_handle(struct handle *handle)
+static void drop_handle(struct handle *handle)
 {
     close_handle(handle);
     handle->used = false;
@@ -799,8 +747,7 @@ drop_handle(struct handle *handle)
 
 /* Whether one more file may be open. Without OPEN one that was not used lately is closed for it,
  * first such as were not written to: an error of the disk reaches those that are open. */
-static bool
-has_room(void)
+static bool has_room(void)
 {
     static size_t hand;
     const size_t most = plane.no_open ? 4 * plane.handle_count : 0;
@@ -816,15 +763,13 @@ has_room(void)
 
 /* Whether a file of a lower may have its data elsewhere, with a block of attributes in place of one
  * of data. Larger ones have too few blocks then (node_of). */
-static bool
-may_be_metacopy(int fd, const struct stat *st)
+static bool may_be_metacopy(int fd, const struct stat *st)
 {
     return st->st_size && st->st_blocks * 512 <= st->st_blksize && is_marked(fd);
 }
 
 /* Open a file. Returns NULL if Python has to say. */
-static struct handle *
-open_file(struct node *node, uint32_t flags)
+static struct handle *open_file(struct node *node, uint32_t flags)
 {
     char path[64];
     const char *name;
@@ -846,8 +791,7 @@ open_file(struct node *node, uint32_t flags)
     return NULL;
 }
 
-static bool
-reply_open(const struct fuse_in_header *header, struct handle *handle)
+static bool reply_open(const struct fuse_in_header *header, struct handle *handle)
 {
     if (!handle)
         return false;
@@ -858,8 +802,7 @@ reply_open(const struct fuse_in_header *header, struct handle *handle)
 }
 
 /* The handle that all programs share without OPEN. Returns NULL if Python has to say. */
-static struct handle *
-shared_handle(struct node *node, bool writes)
+static struct handle *shared_handle(struct node *node, bool writes)
 {
     struct handle *handle = node->shared ? &plane.handles[node->shared - 1] : NULL;
     if (handle && writes && !handle->writable) {
@@ -885,8 +828,7 @@ static struct late {
 static unsigned late_count;
 
 /* Answer a READ whose first `count` bytes are there. */
-static void
-reply_read(uint64_t unique, int fd, uint64_t offset, uint32_t size, size_t count)
+static void reply_read(uint64_t unique, int fd, uint64_t offset, uint32_t size, size_t count)
 {
     ssize_t more = 0;
     if (count < size)
@@ -897,9 +839,8 @@ reply_read(uint64_t unique, int fd, uint64_t offset, uint32_t size, size_t count
         reply(unique, 0, plane.reply, count + (size_t)more);
 }
 
-static void
-answer_read(const struct fuse_in_header *header, const struct handle *handle,
-            const struct fuse_read_in *in)
+static void answer_read(const struct fuse_in_header *header, const struct handle *handle,
+                        const struct fuse_read_in *in)
 {
     static bool waits[2]; /* the file system of a lower, that of the upper, for all it reads */
     bool *must_wait = &waits[handle->node && handle->node->made];
@@ -926,8 +867,7 @@ answer_read(const struct fuse_in_header *header, const struct handle *handle,
 #define SET_IDS (S_ISUID | S_ISGID)
 
 /* Whether the directory is one of the upper in which names may be changed. */
-static bool
-takes_changes(struct node *directory)
+static bool takes_changes(struct node *directory)
 {
     return serves(directory) && directory->changes && !directory->removed;
 }
@@ -942,8 +882,7 @@ static struct {
 static unsigned incomplete_count;
 
 /* Take the error of a file off the table. Returns 0 if it has none. */
-static int
-take_incomplete(uint64_t id)
+static int take_incomplete(uint64_t id)
 {
     for (unsigned at = 0; at < incomplete_count; at++)
         if (incomplete[at].id == id) {
@@ -954,8 +893,7 @@ take_incomplete(uint64_t id)
     return 0;
 }
 
-static void
-note_incomplete(uint64_t id, int error)
+static void note_incomplete(uint64_t id, int error)
 {
     (void)take_incomplete(id);
     if (incomplete_count == MOST_INCOMPLETE) /* the first one */
@@ -966,16 +904,14 @@ note_incomplete(uint64_t id, int error)
 
 /* Whether the file that is made has the owner that the caller's files have (overlay/creation.py).
  */
-static bool
-is_own(const struct fuse_in_header *header)
+static bool is_own(const struct fuse_in_header *header)
 {
     return header->uid == plane.uid && header->gid == plane.gid;
 }
 
 /* The node of what was just made, without a lookup yet. Returns NULL, with it removed again, if it
  * cannot have the nodeid of its inode. */
-static struct node *
-node_of_new(struct node *above, const char *name, struct stat *st)
+static struct node *node_of_new(struct node *above, const char *name, struct stat *st)
 {
     int fd = fd_in(above, true);
     bool is_there = fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW) == 0;
@@ -997,8 +933,7 @@ node_of_new(struct node *above, const char *name, struct stat *st)
 }
 
 /* Whether a new name may be made here. */
-static bool
-may_make(const struct fuse_in_header *header, struct node *above, const char *name)
+static bool may_make(const struct fuse_in_header *header, struct node *above, const char *name)
 {
     return takes_changes(above) && is_own(header) && is_plain_name(above, name) &&
            !child(above, name);
@@ -1010,9 +945,8 @@ may_make(const struct fuse_in_header *header, struct node *above, const char *na
  */
 static bool new_are_early;
 
-static bool
-answer_create(const struct fuse_in_header *header, struct node *above,
-              const struct fuse_create_in *in, const char *name)
+static bool answer_create(const struct fuse_in_header *header, struct node *above,
+                          const struct fuse_create_in *in, const char *name)
 {
     struct {
         struct fuse_entry_out entry;
@@ -1049,9 +983,8 @@ answer_create(const struct fuse_in_header *header, struct node *above,
 }
 
 /* Make a directory, or a symbolic link to `target`. */
-static bool
-answer_make(const struct fuse_in_header *header, struct node *above, const char *name, mode_t mode,
-            mode_t mask, const char *target)
+static bool answer_make(const struct fuse_in_header *header, struct node *above, const char *name,
+                        mode_t mode, mode_t mask, const char *target)
 {
     struct stat st;
     if (!may_make(header, above, name))
@@ -1068,8 +1001,7 @@ answer_make(const struct fuse_in_header *header, struct node *above, const char 
 }
 
 /* Keep a descriptor of the inode of a node whose name is about to go. */
-static bool
-keep_inode(struct node *node)
+static bool keep_inode(struct node *node)
 {
     if (S_ISDIR(node->kind))
         return reach(node);
@@ -1081,8 +1013,7 @@ keep_inode(struct node *node)
 }
 
 /* End `keep_inode`: whether the name has gone. */
-static void
-end_removal(struct node *node, bool removed)
+static void end_removal(struct node *node, bool removed)
 {
     if (removed) {
         node->removed = true;
@@ -1091,8 +1022,7 @@ end_removal(struct node *node, bool removed)
         close_node(node);
 }
 
-static bool
-answer_remove(const struct fuse_in_header *header, struct node *above, const char *name)
+static bool answer_remove(const struct fuse_in_header *header, struct node *above, const char *name)
 {
     bool is_directory = header->opcode == FUSE_RMDIR;
     struct node *node =
@@ -1110,8 +1040,7 @@ answer_remove(const struct fuse_in_header *header, struct node *above, const cha
 }
 
 /* Give a node another place. */
-void
-move(struct node *node, struct node *above, const char *name)
+void move(struct node *node, struct node *above, const char *name)
 {
     struct node *before = node->above;
     kept_link(node, above->id, name);
@@ -1125,9 +1054,8 @@ move(struct node *node, struct node *above, const char *name)
     settle(before);
 }
 
-static bool
-answer_rename(const struct fuse_in_header *header, struct node *above, const char *name,
-              struct node *onto, const char *new_name, uint32_t flags)
+static bool answer_rename(const struct fuse_in_header *header, struct node *above, const char *name,
+                          struct node *onto, const char *new_name, uint32_t flags)
 {
     if (flags & ~(uint32_t)RENAME_NOREPLACE || !takes_changes(above) || !takes_changes(onto) ||
         !is_plain_name(above, name) || !is_plain_name(onto, new_name))
@@ -1157,8 +1085,7 @@ answer_rename(const struct fuse_in_header *header, struct node *above, const cha
 }
 
 /* Before a write without OPEN: as OpenFile.begin_write of overlay/openfile.py. */
-static void
-begin_write(struct handle *handle, const struct fuse_write_in *in)
+static void begin_write(struct handle *handle, const struct fuse_write_in *in)
 {
     struct node *node = handle->node;
     int64_t now = now_on(CLOCK_REALTIME);
@@ -1173,8 +1100,7 @@ begin_write(struct handle *handle, const struct fuse_write_in *in)
 }
 
 /* Refuse a request that gives an incomplete file another name. */
-static bool
-refuse_incomplete(const struct fuse_in_header *header)
+static bool refuse_incomplete(const struct fuse_in_header *header)
 {
     const char *name = (const char *)(header + 1);
     const struct node *node = NULL;
@@ -1194,9 +1120,8 @@ refuse_incomplete(const struct fuse_in_header *header)
     return error;
 }
 
-static bool
-answer_write(const struct fuse_in_header *header, struct handle *handle,
-             const struct fuse_write_in *in, const char *data)
+static bool answer_write(const struct fuse_in_header *header, struct handle *handle,
+                         const struct fuse_write_in *in, const char *data)
 {
     struct fuse_write_out out = {.size = in->size};
     struct node *node = handle->node;
@@ -1231,9 +1156,8 @@ answer_write(const struct fuse_in_header *header, struct handle *handle,
 }
 
 /* As Changing._change_inode of overlay/changing.py, from the owner to the times. */
-static int
-change(struct node *node, int fd, const char *name, const struct fuse_setattr_in *in,
-       const struct stat *st)
+static int change(struct node *node, int fd, const char *name, const struct fuse_setattr_in *in,
+                  const struct stat *st)
 {
     char path[64 + MOST_NAMES];
     const uint32_t of_times = FATTR_ATIME | FATTR_MTIME;
@@ -1287,9 +1211,8 @@ change(struct node *node, int fd, const char *name, const struct fuse_setattr_in
     return utimensat(fd, name, times, flags);
 }
 
-static bool
-answer_setattr(const struct fuse_in_header *header, struct node *node,
-               const struct fuse_setattr_in *in)
+static bool answer_setattr(const struct fuse_in_header *header, struct node *node,
+                           const struct fuse_setattr_in *in)
 {
     const uint32_t of_modification = FATTR_MTIME | FATTR_MTIME_NOW | FATTR_CTIME | FATTR_FH |
                                      FATTR_LOCKOWNER | FATTR_KILL_SUIDGID;
@@ -1322,8 +1245,7 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
 /* ---- requests ------------------------------------------------------------------------------- */
 
 /* Take off what of `count` lookups is ours. Returns the rest, for Python. */
-static uint64_t
-forget(uint64_t id, uint64_t count)
+static uint64_t forget(uint64_t id, uint64_t count)
 {
     struct node *node = find(id);
     if (!node || !count)
@@ -1345,8 +1267,7 @@ forget(uint64_t id, uint64_t count)
 }
 
 /* Take forgotten lookups of ours off. Returns whether the request has others, and is changed so. */
-static bool
-is_forget_left(struct fuse_in_header *header)
+static bool is_forget_left(struct fuse_in_header *header)
 {
     if (header->opcode == FUSE_FORGET) {
         struct fuse_forget_in *in = (void *)(header + 1);
@@ -1378,15 +1299,13 @@ static const uint64_t unknown_requests = BIT(FUSE_IOCTL) | BIT(FUSE_OPENDIR) | B
 static const uint64_t handle_requests =
     BIT(FUSE_READ) | BIT(FUSE_WRITE) | BIT(FUSE_RELEASE) | BIT(FUSE_FLUSH) | BIT(FUSE_FSYNC);
 
-static bool
-is_one_of(uint32_t opcode, uint64_t requests)
+static bool is_one_of(uint32_t opcode, uint64_t requests)
 {
     return opcode < OPCODES && requests >> opcode & 1;
 }
 
 /* Answer a request about an open file of ours. Returns false if it is Python's by now. */
-static bool
-answer_with_handle(const struct fuse_in_header *header, struct handle *handle)
+static bool answer_with_handle(const struct fuse_in_header *header, struct handle *handle)
 {
     const void *in = header + 1;
     if (handle && (handle->python || (handle->node && handle->fd < 0)))
@@ -1425,8 +1344,7 @@ answer_with_handle(const struct fuse_in_header *header, struct handle *handle)
 }
 
 /* As answer_with_handle, without OPEN. The number of the handle goes to Python in the request. */
-static bool
-answer_without_handle(struct fuse_in_header *header)
+static bool answer_without_handle(struct fuse_in_header *header)
 {
     struct node *node = find(header->nodeid);
     if (header->opcode == FUSE_FLUSH || header->opcode == FUSE_RELEASE)
@@ -1443,8 +1361,7 @@ answer_without_handle(struct fuse_in_header *header)
 
 /* Put the number of Python's handle in place of one of ours that crossed; without OPEN the nodeid.
  */
-static void
-use_handle_of_python(struct fuse_in_header *header)
+static void use_handle_of_python(struct fuse_in_header *header)
 {
     uint64_t number;
     char *in = (char *)(header + 1);
@@ -1464,8 +1381,7 @@ use_handle_of_python(struct fuse_in_header *header)
 }
 
 /* Let what the request names cross to Python. */
-static void
-cross_named(const struct fuse_in_header *header)
+static void cross_named(const struct fuse_in_header *header)
 {
     const uint64_t *first = (const void *)(header + 1);
     uint64_t ids[] = {header->nodeid, 0};
@@ -1484,8 +1400,7 @@ cross_named(const struct fuse_in_header *header)
 }
 
 /* Answer a request that is well formed. Returns false if it is Python's. */
-static bool
-answer(struct fuse_in_header *header)
+static bool answer(struct fuse_in_header *header)
 {
     void *in = header + 1;
     const char *name = in;
@@ -1562,8 +1477,7 @@ answer(struct fuse_in_header *header)
     }
 }
 
-static void
-count_request(uint32_t opcode, int64_t nanoseconds)
+static void count_request(uint32_t opcode, int64_t nanoseconds)
 {
     unsigned latency = 0;
     while (latency < LATENCIES - 1 && nanoseconds >> (10 + latency))
@@ -1573,8 +1487,7 @@ count_request(uint32_t opcode, int64_t nanoseconds)
 }
 
 /* Answer the first of the READs that are late. */
-static void
-answer_late(void)
+static void answer_late(void)
 {
     struct late first = late[0];
     const struct handle *handle = handle_of(first.handle);
@@ -1589,8 +1502,7 @@ answer_late(void)
 /* Choose how requests are awaited, by the times from one to the next: asleep, or spinning, which
  * saves a wake-up if a processor is free, and takes the program's if none is. A term of requests
  * begins with some of each. */
-static void
-choose_wait(int64_t cycle)
+static void choose_wait(int64_t cycle)
 {
     static int64_t cycles[2]; /* the sums, asleep and spinning */
     static unsigned count;
@@ -1611,8 +1523,7 @@ choose_wait(int64_t cycle)
 /* Answer requests until one is Python's (`pending`), the mount is gone (`ended`), Python's other
  * tasks are due (`tasks` is readable), or no request has come for a while: at first `wait`
  * milliseconds. Returns whether Python may wait for requests, too. */
-static bool
-run(int tasks, int wait, bool polls)
+static bool run(int tasks, int wait, bool polls)
 {
     int64_t began = now_on(CLOCK_MONOTONIC), waiting = began, last = 0;
     struct pollfd watched[] = {{.fd = plane.device, .events = POLLIN},
@@ -1670,8 +1581,7 @@ run(int tasks, int wait, bool polls)
     }
 }
 
-bool
-plane_receive(struct fuse_buf *buffer, int *result)
+bool plane_receive(struct fuse_buf *buffer, int *result)
 {
     if (!plane.block || plane.ended)
         return false;
@@ -1702,8 +1612,7 @@ plane_receive(struct fuse_buf *buffer, int *result)
     }                                                                                              \
     static PyObject *about_##name(uint64_t id __attribute__((unused)), struct node *node)
 
-PyObject *
-py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long seconds, directories, files;
     uint32_t (*unmapped)[2] = plane.unmapped;
@@ -1730,8 +1639,7 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 {
     int device, tasks, milliseconds, polls;
     bool idle;
@@ -1749,8 +1657,7 @@ py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* What Python has to know of a node that crosses (_native.pyi: plane_crossings). */
-static PyObject *
-crossing(struct node *node)
+static PyObject *crossing(struct node *node)
 {
     PyObject *handles = PyList_New(0);
     if (node->removed && node->fd >= 0) {
@@ -1776,8 +1683,7 @@ crossing(struct node *node)
                          node->found_at, PyBool_FromLong(node->left));
 }
 
-static PyObject *
-take_crossings(void)
+static PyObject *take_crossings(void)
 {
     PyObject *list = PyList_New(0);
     for (size_t at = 0; list && at < plane.crossing_count; at++)
@@ -1786,16 +1692,14 @@ take_crossings(void)
     return list;
 }
 
-PyObject *
-py_plane_crossings(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_crossings(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     if (plane.pending)
         cross_named((void *)plane.block);
     return take_crossings();
 }
 
-PyObject *
-py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id;
     const char *name;
@@ -1834,16 +1738,14 @@ ABOUT_NODE(claim)
     return PyLong_FromUnsignedLong(node->generation);
 }
 
-static bool
-has_capability(int fd, const char *name)
+static bool has_capability(int fd, const char *name)
 {
     char path[64 + MOST_NAMES];
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", fd, name);
     return lgetxattr(path, "security.capability", NULL, 0) >= 0;
 }
 
-PyObject *
-py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above_id, lookups;
     long long change_time, asked, opened;
@@ -1899,8 +1801,7 @@ py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* The node of a lower's file that the pending request opens for writing, if the plane may keep it:
  * in a directory of the upper that Python has, and not open. Else NULL. */
-static struct node *
-to_copy(const struct fuse_in_header *header)
+static struct node *to_copy(const struct fuse_in_header *header)
 {
     const struct fuse_open_in *in = (const void *)(header + 1);
     struct node *node = plane.pending && header->opcode == FUSE_OPEN ? find(header->nodeid) : NULL;
@@ -1912,8 +1813,7 @@ to_copy(const struct fuse_in_header *header)
                : NULL;
 }
 
-PyObject *
-py_plane_to_copy(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_to_copy(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_open_in *in = (const void *)(header + 1);
@@ -1925,8 +1825,7 @@ py_plane_to_copy(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
                          header->pid);
 }
 
-PyObject *
-py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_open_in *in = (const void *)(header + 1);
@@ -1960,8 +1859,7 @@ ABOUT_NODE(crossed)
     return PyBool_FromLong(node && node->owner == PYTHON);
 }
 
-PyObject *
-py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long number, python;
     if (!PyArg_ParseTuple(args, "KK", &number, &python))
@@ -1978,8 +1876,7 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_plane_open(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_open(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, python;
     int writable;
@@ -2005,8 +1902,7 @@ ABOUT_NODE(drop)
 }
 
 /* Python's node, also of the root, which no lookup finds. NULL if there is none. */
-static struct node *
-node_of_python(uint64_t id)
+static struct node *node_of_python(uint64_t id)
 {
     struct node *node = find(id);
     if (!node && id == FUSE_ROOT_ID)
@@ -2014,8 +1910,7 @@ node_of_python(uint64_t id)
     return node && node->owner == PYTHON ? node : NULL;
 }
 
-PyObject *
-py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above, base;
     int fd, lists, below;
@@ -2044,8 +1939,7 @@ py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* Keep copies of the descriptors in a list, of lowers. Returns false with an exception. */
-static bool
-keep_lowers(struct node *node, PyObject *list)
+static bool keep_lowers(struct node *node, PyObject *list)
 {
     Py_ssize_t count = PyList_Size(list);
     if (node->lowers || count <= 0)
@@ -2063,8 +1957,7 @@ keep_lowers(struct node *node, PyObject *list)
 }
 
 /* Keep a copy of the descriptor of a directory's upper. Returns whether there is one. */
-static bool
-keep_upper(struct node *node, int fd)
+static bool keep_upper(struct node *node, int fd)
 {
     if (node->upper < 0 && fd >= 0) {
         node->upper = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -2073,8 +1966,7 @@ keep_upper(struct node *node, int fd)
     return node->upper >= 0;
 }
 
-PyObject *
-py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, base;
     int fd;
@@ -2096,8 +1988,7 @@ py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* Take over what Python says of the lowers and the names of a directory. */
-static bool
-take_names(struct node *node, PyObject *lowers, PyObject *names)
+static bool take_names(struct node *node, PyObject *lowers, PyObject *names)
 {
     for (size_t at = 0; at < node->lowers->count; at++) {
         struct place *place = &node->lowers->at[at];
@@ -2134,8 +2025,7 @@ take_names(struct node *node, PyObject *lowers, PyObject *names)
     return true;
 }
 
-PyObject *
-py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above;
     int upper, lists;
@@ -2166,8 +2056,7 @@ py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* Python could grant the directory that the pending request is about. */
-PyObject *
-py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_read_in *listing = (void *)(header + 1);
@@ -2187,8 +2076,7 @@ py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
                          header->pid, lists ? "" : (const char *)listing + before);
 }
 
-PyObject *
-py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     struct fuse_in_header *header = (void *)plane.block;
     int64_t started = now_on(CLOCK_MONOTONIC);
@@ -2209,8 +2097,7 @@ ABOUT_NODE(changed)
     return Py_BuildValue("NN", PyBool_FromLong(node && node->changes), PyBool_FromLong(changed));
 }
 
-PyObject *
-py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id;
     int only_names;
@@ -2233,8 +2120,7 @@ py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
     return PyBool_FromLong(reading);
 }
 
-PyObject *
-py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
+PyObject *py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
 {
     const struct handle *handle = handle_of(PyLong_AsUnsignedLongLong(number));
     int fd = handle && handle->fd >= 0 ? fcntl(handle->fd, F_DUPFD_CLOEXEC, 3) : (errno = EIO, -1);
@@ -2243,8 +2129,7 @@ py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
-PyObject *
-py_plane_incomplete(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *py_plane_incomplete(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id;
     int error;
@@ -2256,8 +2141,7 @@ py_plane_incomplete(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromLong(error);
 }
 
-PyObject *
-py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     size_t size = plane.forgotten_count * sizeof *plane.forgotten;
     plane.forgotten_count = 0;
@@ -2265,14 +2149,12 @@ py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return PyBytes_FromStringAndSize((char *)plane.forgotten, (Py_ssize_t)size);
 }
 
-PyObject *
-py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyBytes_FromStringAndSize((const char *)counts, sizeof counts);
 }
 
-PyObject *
-py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     unsigned long long nodes = 0, lookups = 0, files = 0;
     for (size_t at = 0; at < plane.buckets; at++)
@@ -2287,16 +2169,14 @@ py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 }
 
 /* Note a descriptor of those that Python closes. */
-static void
-take(int *all, size_t *count, int *fd)
+static void take(int *all, size_t *count, int *fd)
 {
     if (*fd >= 0 && *count < BLOCK_BYTES / sizeof *all)
         all[(*count)++] = *fd;
     *fd = -1;
 }
 
-PyObject *
-py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     int *all = (void *)plane.reply;
     size_t count = 0;

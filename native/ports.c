@@ -99,22 +99,16 @@ static struct {
     uint8_t buffer[BUFFER_BYTES];
 } ports;
 
-int64_t
-now_milliseconds(void)
+int64_t now_milliseconds(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-static bool
-is_stream(const struct listener *listener)
-{
-    return listener->kind == SOCK_STREAM;
-}
+static bool is_stream(const struct listener *listener) { return listener->kind == SOCK_STREAM; }
 
-static struct address
-loopback(int family, uint16_t port)
+static struct address loopback(int family, uint16_t port)
 {
     if (family == AF_INET6)
         return (struct address){.length = sizeof(struct sockaddr_in6),
@@ -129,8 +123,7 @@ loopback(int family, uint16_t port)
 
 /* Pipes */
 
-static bool
-take_pipe(int pipe[2])
+static bool take_pipe(int pipe[2])
 {
     if (ports.idle_pipe_count) {
         memcpy(pipe, ports.idle_pipes[--ports.idle_pipe_count], sizeof ports.idle_pipes[0]);
@@ -145,8 +138,7 @@ take_pipe(int pipe[2])
     return true;
 }
 
-static void
-give_pipe_back(struct half *half)
+static void give_pipe_back(struct half *half)
 {
     if (half->pipe[0] < 0)
         return;
@@ -162,16 +154,14 @@ give_pipe_back(struct half *half)
 
 /* Flows */
 
-static void
-unlist(struct flow *flow)
+static void unlist(struct flow *flow)
 {
     struct listener *listener = flow->listener;
     *(flow->newer ? &flow->newer->older : &listener->newest) = flow->older;
     *(flow->older ? &flow->older->newer : &listener->oldest) = flow->newer;
 }
 
-static void
-list_as_newest(struct flow *flow)
+static void list_as_newest(struct flow *flow)
 {
     struct listener *listener = flow->listener;
     flow->newer = NULL;
@@ -182,15 +172,13 @@ list_as_newest(struct flow *flow)
 
 static void resume_listeners(void);
 
-static void
-reset_on_close(int fd)
+static void reset_on_close(int fd)
 {
     struct linger linger = {.l_onoff = 1, .l_linger = 0}; /* close(2) then sends RST: socket(7) */
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
-static void
-close_flow(struct flow *flow, bool reset)
+static void close_flow(struct flow *flow, bool reset)
 {
     if (flow->dead)
         return;
@@ -214,8 +202,7 @@ close_flow(struct flow *flow, bool reset)
 static bool try_other_family(struct flow *flow);
 
 /* Start to connect. Returns -1 with errno set. */
-static int
-connect_to_view(struct flow *flow)
+static int connect_to_view(struct flow *flow)
 {
     const struct listener *listener = flow->listener;
     bool six = (listener->family == AF_INET6) != flow->second_family, stream = is_stream(listener);
@@ -237,8 +224,7 @@ connect_to_view(struct flow *flow)
 }
 
 /* Nothing of the view listens at this family's address. */
-static bool
-try_other_family(struct flow *flow)
+static bool try_other_family(struct flow *flow)
 {
     if (flow->second_family)
         return false;
@@ -248,8 +234,8 @@ try_other_family(struct flow *flow)
 }
 
 /* Start a flow of `client`, a socket that it takes over, or -1. Returns NULL with errno set. */
-static struct flow *
-open_flow(struct listener *listener, int client, void (*ready)(struct source *, uint32_t))
+static struct flow *open_flow(struct listener *listener, int client,
+                              void (*ready)(struct source *, uint32_t))
 {
     struct flow *flow = calloc(1, sizeof *flow);
     if (!flow) {
@@ -278,8 +264,7 @@ open_flow(struct listener *listener, int client, void (*ready)(struct source *, 
 
 /* Give the sink what it did not take before. 1: it has everything; 0: it takes no more for now; -1:
  * it is broken. */
-static int
-flush(struct half *half, int sink)
+static int flush(struct half *half, int sink)
 {
     while (half->piped) {
         ssize_t moved =
@@ -294,8 +279,7 @@ flush(struct half *half, int sink)
 
 /* Read once from the source, and write. Returns as `flush`, 1 also where there was nothing to read.
  */
-static int
-carry_once(struct half *half, int source, int sink)
+static int carry_once(struct half *half, int source, int sink)
 {
     if (!take_pipe(half->pipe))
         return -1;
@@ -310,8 +294,7 @@ carry_once(struct half *half, int source, int sink)
 }
 
 /* Move what one direction has. Returns false if the connection is broken. */
-static bool
-carry(struct flow *flow, enum side from)
+static bool carry(struct flow *flow, enum side from)
 {
     struct half *half = &flow->halves[from];
     int source = flow->ends[from].fd;
@@ -334,8 +317,7 @@ carry(struct flow *flow, enum side from)
     return true;
 }
 
-static void
-advance(struct flow *flow)
+static void advance(struct flow *flow)
 {
     if (!carry(flow, CLIENT) || !carry(flow, VIEW)) {
         close_flow(flow, true);
@@ -346,8 +328,7 @@ advance(struct flow *flow)
         close_flow(flow, false);
 }
 
-static void
-view_connected(struct flow *flow)
+static void view_connected(struct flow *flow)
 {
     int error = 0;
     socklen_t length = sizeof error;
@@ -359,8 +340,7 @@ view_connected(struct flow *flow)
         close_flow(flow, true);
 }
 
-static void
-end_ready(struct source *source, uint32_t events)
+static void end_ready(struct source *source, uint32_t events)
 {
     struct end *end = (struct end *)source;
     struct flow *flow = end->flow;
@@ -375,8 +355,7 @@ end_ready(struct source *source, uint32_t events)
         advance(flow);
 }
 
-static void
-start_connection(struct listener *listener, int client)
+static void start_connection(struct listener *listener, int client)
 {
     struct flow *flow = open_flow(listener, client, end_ready);
     if (!flow)
@@ -388,15 +367,13 @@ start_connection(struct listener *listener, int client)
         advance(flow);
 }
 
-static void
-pause_listener(struct listener *listener)
+static void pause_listener(struct listener *listener)
 {
     listener->paused = true;
     unwatch(listener->fd);
 }
 
-static void
-resume_listeners(void)
+static void resume_listeners(void)
 {
     for (struct listener *listener = ports.listeners; listener; listener = listener->next)
         if (listener->paused && listener->fd >= 0 &&
@@ -404,8 +381,7 @@ resume_listeners(void)
             listener->paused = false;
 }
 
-static void
-accept_ready(struct source *source, uint32_t events)
+static void accept_ready(struct source *source, uint32_t events)
 {
     struct listener *listener = (struct listener *)source;
     (void)events;
@@ -429,16 +405,14 @@ accept_ready(struct source *source, uint32_t events)
 
 /* UDP */
 
-static void
-touch(struct flow *flow)
+static void touch(struct flow *flow)
 {
     flow->used = now_milliseconds();
     unlist(flow);
     list_as_newest(flow);
 }
 
-static void
-answer_ready(struct source *source, uint32_t events)
+static void answer_ready(struct source *source, uint32_t events)
 {
     struct flow *flow = ((struct end *)source)->flow;
     struct listener *listener = flow->listener;
@@ -472,8 +446,7 @@ answer_ready(struct source *source, uint32_t events)
     }
 }
 
-static struct flow *
-flow_of(struct listener *listener, const struct address *client)
+static struct flow *flow_of(struct listener *listener, const struct address *client)
 {
     for (struct flow *one = listener->newest; one; one = one->older)
         if (one->client.length == client->length &&
@@ -491,8 +464,7 @@ flow_of(struct listener *listener, const struct address *client)
     return made;
 }
 
-static void
-datagram_ready(struct source *source, uint32_t events)
+static void datagram_ready(struct source *source, uint32_t events)
 {
     struct listener *listener = (struct listener *)source;
     (void)events;
@@ -525,8 +497,7 @@ datagram_ready(struct source *source, uint32_t events)
 
 /* Ports */
 
-int
-ports_add(int fd, uint16_t port)
+int ports_add(int fd, uint16_t port)
 {
     int kind, family;
     socklen_t length = sizeof kind;
@@ -547,8 +518,7 @@ ports_add(int fd, uint16_t port)
     return 0;
 }
 
-void
-ports_drain(void)
+void ports_drain(void)
 {
     ports.draining = true;
     for (struct listener *listener = ports.listeners; listener; listener = listener->next) {
@@ -564,8 +534,7 @@ ports_drain(void)
     }
 }
 
-void
-ports_collect(void)
+void ports_collect(void)
 {
     for (struct flow *one; (one = ports.dead);) {
         ports.dead = one->older;
@@ -573,8 +542,7 @@ ports_collect(void)
     }
 }
 
-bool
-ports_busy(void)
+bool ports_busy(void)
 {
     for (const struct listener *listener = ports.listeners; listener; listener = listener->next)
         if (is_stream(listener) && listener->newest)
@@ -582,8 +550,7 @@ ports_busy(void)
     return false;
 }
 
-int
-ports_timeout(void)
+int ports_timeout(void)
 {
     int64_t first = -1;
     for (const struct listener *listener = ports.listeners; listener; listener = listener->next)
@@ -596,8 +563,7 @@ ports_timeout(void)
     return left < 0 ? 0 : (int)left;
 }
 
-void
-ports_expire(void)
+void ports_expire(void)
 {
     int64_t limit = now_milliseconds() - IDLE_MILLISECONDS;
     for (struct listener *listener = ports.listeners; listener; listener = listener->next)

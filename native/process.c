@@ -9,14 +9,9 @@ enum {
 
 static int epoll = -1;
 
-int
-events_open(void)
-{
-    return epoll = epoll_create1(EPOLL_CLOEXEC);
-}
+int events_open(void) { return epoll = epoll_create1(EPOLL_CLOEXEC); }
 
-int
-watch(int descriptor, struct source *source, uint32_t events)
+int watch(int descriptor, struct source *source, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = source};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0)
@@ -24,14 +19,9 @@ watch(int descriptor, struct source *source, uint32_t events)
     return errno == EEXIST ? epoll_ctl(epoll, EPOLL_CTL_MOD, descriptor, &event) : -1;
 }
 
-int
-unwatch(int descriptor)
-{
-    return epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, NULL);
-}
+int unwatch(int descriptor) { return epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, NULL); }
 
-int
-events_handle(int timeout)
+int events_handle(int timeout)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
     int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, timeout);
@@ -47,14 +37,12 @@ events_handle(int timeout)
     return count < 0 && errno != EINTR ? -1 : 0;
 }
 
-static int
-in_order(const void *one, const void *other)
+static int in_order(const void *one, const void *other)
 {
     return *(const int *)one - *(const int *)other;
 }
 
-void
-close_all_but(int *kept, size_t count)
+void close_all_but(int *kept, size_t count)
 {
     unsigned first = 0;
     qsort(kept, count, sizeof *kept, in_order);
@@ -69,16 +57,14 @@ close_all_but(int *kept, size_t count)
     (void)syscall(SYS_close_range, first, ~0U, 0);
 }
 
-void
-close_keeping_errno(int descriptor)
+void close_keeping_errno(int descriptor)
 {
     int error = errno;
     close(descriptor);
     errno = error;
 }
 
-bool
-is_readable(int descriptor)
+bool is_readable(int descriptor)
 {
     struct pollfd watched = {.fd = descriptor, .events = POLLIN};
     int count;
@@ -88,8 +74,7 @@ is_readable(int descriptor)
     return count > 0;
 }
 
-sigset_t
-forwarded_signals(void)
+sigset_t forwarded_signals(void)
 {
     static const int numbers[] = FORWARDED_SIGNALS;
     sigset_t set;
@@ -99,8 +84,7 @@ forwarded_signals(void)
     return set;
 }
 
-void
-block_signals(uint64_t mask, const sigset_t *more)
+void block_signals(uint64_t mask, const sigset_t *more)
 {
     sigset_t set;
     sigemptyset(&set);
@@ -110,8 +94,7 @@ block_signals(uint64_t mask, const sigset_t *more)
     (void)sigprocmask(SIG_SETMASK, &set, NULL);
 }
 
-void
-ignore_signals(uint64_t mask)
+void ignore_signals(uint64_t mask)
 {
     for (int number = 1; number <= LAST_SIGNAL; number++) {
         struct sigaction found, wanted = {.sa_handler = SIG_DFL};
@@ -123,8 +106,7 @@ ignore_signals(uint64_t mask)
     }
 }
 
-int
-set_capabilities(uint64_t kept)
+int set_capabilities(uint64_t kept)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct sets[2];
@@ -138,8 +120,7 @@ set_capabilities(uint64_t kept)
     return (int)syscall(SYS_capset, &header, sets);
 }
 
-int
-bound_capabilities(uint64_t kept)
+int bound_capabilities(uint64_t kept)
 {
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
         return fail("CAPABILITIES", "");
@@ -150,22 +131,13 @@ bound_capabilities(uint64_t kept)
     return 0;
 }
 
-int
-restrict_capabilities(uint64_t kept)
+int restrict_capabilities(uint64_t kept)
 {
     if (bound_capabilities(kept) < 0)
         return -1;
     return set_capabilities(kept) < 0 ? fail("CAPABILITIES", "") : 0;
 }
 
-int
-pidfd_of(pid_t process)
-{
-    return (int)syscall(SYS_pidfd_open, process, 0);
-}
+int pidfd_of(pid_t process) { return (int)syscall(SYS_pidfd_open, process, 0); }
 
-int
-status_of(int ended)
-{
-    return WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
-}
+int status_of(int ended) { return WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended); }

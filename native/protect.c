@@ -6,8 +6,7 @@
 static const struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 
 /* Whether the machine's uid 0, which owns procfs and needs no capability for it, is mapped here. */
-static bool
-maps_machine_root(void)
+static bool maps_machine_root(void)
 {
     struct stat st;
     uid_t overflow;
@@ -19,8 +18,7 @@ maps_machine_root(void)
 }
 
 /* Whether an entry of /proc is no process, and is writable or may contain a writable file. */
-static bool
-is_of_the_machine(int proc, const char *name)
+static bool is_of_the_machine(int proc, const char *name)
 {
     struct stat st;
     if (!name[strspn(name, "0123456789")] || name[0] == '.' ||
@@ -29,8 +27,7 @@ is_of_the_machine(int proc, const char *name)
     return S_ISDIR(st.st_mode) || st.st_mode & 0222;
 }
 
-static bool
-list_has(const struct argument *list, const char *wanted)
+static bool list_has(const struct argument *list, const char *wanted)
 {
     for (const char *one = NULL; (one = list_next(list, one));)
         if (!strcmp(one, wanted))
@@ -38,8 +35,7 @@ list_has(const struct argument *list, const char *wanted)
     return false;
 }
 
-static int
-make_read_only(const char *path)
+static int make_read_only(const char *path)
 {
     int mount = mount_clone(path, &read_only);
     if (mount < 0)
@@ -48,8 +44,7 @@ make_read_only(const char *path)
 }
 
 /* Make all of procfs read-only but processes and the paths that are left as they are. */
-static int
-make_proc_read_only(const struct argument *left)
+static int make_proc_read_only(const struct argument *left)
 {
     DIR *proc = opendir("/proc");
     int result = 0;
@@ -65,17 +60,15 @@ make_proc_read_only(const struct argument *left)
     return result;
 }
 
-static int
-cover_directory(const char *path)
+static int cover_directory(const char *path)
 {
     const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
     return (int)syscall(SYS_mount, "tmpfs", path, "tmpfs", flags, "mode=0555");
 }
 
 /* Cover paths that exist, directories by empty ones and other files by `file`. */
-static int
-cover_all(const struct argument *paths, const char *file, const struct mount_attr *attributes,
-          const char *failure)
+static int cover_all(const struct argument *paths, const char *file,
+                     const struct mount_attr *attributes, const char *failure)
 {
     for (const char *path = NULL; (path = list_next(paths, path));) {
         struct stat st;
@@ -94,8 +87,7 @@ cover_all(const struct argument *paths, const char *file, const struct mount_att
     return 0;
 }
 
-int
-protect(const struct argument *arguments)
+int protect(const struct argument *arguments)
 {
     const struct argument *masked = &arguments[0], *shown = &arguments[1];
     bool whole = arguments[3].number & PLAN_MACHINE && maps_machine_root();
@@ -108,8 +100,7 @@ protect(const struct argument *arguments)
 }
 
 /* An empty file, unlike /dev/null, refuses writes. It lies on the view's own /run meanwhile. */
-int
-hide(const struct argument *paths)
+int hide(const struct argument *paths)
 {
     static const char empty[] = "/run/.empty";
     int file = open(empty, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);

@@ -7,8 +7,7 @@
 enum { NAME_TRIES = 16 };
 
 /* Open a directory for removal: widen its mode where it forbids that. Follows no link. */
-static DIR *
-open_writable(int parent, const char *name)
+static DIR *open_writable(int parent, const char *name)
 {
     char path[sizeof "/proc/self/fd/" + 12];
     struct stat st;
@@ -27,8 +26,7 @@ open_writable(int parent, const char *name)
 }
 
 /* Remove an entry. Returns 1 for a directory that is not empty, -1 with errno set. */
-static int
-remove_entry(int parent, const char *name)
+static int remove_entry(int parent, const char *name)
 {
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT)
         return 0;
@@ -41,8 +39,7 @@ remove_entry(int parent, const char *name)
 }
 
 /* Move a directory that is not empty to `top`, under a name that is free there. */
-static int
-lift(int parent, const char *name, int top)
+static int lift(int parent, const char *name, int top)
 {
     static unsigned number;
     char free_name[24];
@@ -60,8 +57,7 @@ lift(int parent, const char *name, int top)
 
 /* Remove what is in a directory. What is not empty is lifted to `top`, so that a deep tree needs no
  * deep recursion and few descriptors. Returns the number of entries found, or -1. */
-static long
-clear(DIR *stream, int top)
+static long clear(DIR *stream, int top)
 {
     long found = 0;
     for (;;) {
@@ -92,8 +88,7 @@ clear(DIR *stream, int top)
 }
 
 /* Remove all that is in a directory. */
-static int
-empty(int directory, const char *name)
+static int empty(int directory, const char *name)
 {
     DIR *stream = open_writable(directory, name);
     if (!stream)
@@ -107,8 +102,7 @@ empty(int directory, const char *name)
     return found < 0 ? -1 : 0;
 }
 
-int
-remove_tree(int directory, const char *name)
+int remove_tree(int directory, const char *name)
 {
     int state = remove_entry(directory, name);
     if (state < 1)
@@ -116,8 +110,7 @@ remove_tree(int directory, const char *name)
     return empty(directory, name) < 0 ? -1 : unlinkat(directory, name, AT_REMOVEDIR);
 }
 
-void
-remove_opened(int directory)
+void remove_opened(int directory)
 {
     char link[sizeof "/proc/self/fd/" + 12];
     char path[PATH_MAX] = "..";

@@ -53,23 +53,20 @@ static const struct form {
 };
 
 /* The end of the string at `at`, its NUL included; NULL if it has none before `end`. */
-static const char *
-end_of(const char *at, const char *end)
+static const char *end_of(const char *at, const char *end)
 {
     const char *last = memchr(at, '\0', (size_t)(end - at));
     return last ? last + 1 : NULL;
 }
 
-static bool
-may_be_entry(const char *name)
+static bool may_be_entry(const char *name)
 {
     return *name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
 /* Whether the fixed part of a request has values that mean something, and its data are there, from
  * `at` on. No reply is longer than `most`. */
-static bool
-is_possible(uint32_t opcode, const void *in, size_t left, size_t most)
+static bool is_possible(uint32_t opcode, const void *in, size_t left, size_t most)
 {
     switch (opcode) {
     case FUSE_READ:
@@ -97,8 +94,7 @@ is_possible(uint32_t opcode, const void *in, size_t left, size_t most)
     }
 }
 
-bool
-is_well_formed(const struct fuse_in_header *header, size_t size, size_t most)
+bool is_well_formed(const struct fuse_in_header *header, size_t size, size_t most)
 {
     const uint32_t opcode = header->opcode;
     const char *in = (const char *)(header + 1), *end = (const char *)header + size, *at = in;
@@ -120,8 +116,7 @@ is_well_formed(const struct fuse_in_header *header, size_t size, size_t most)
     return at && is_possible(opcode, in, (size_t)(end - at), most);
 }
 
-bool
-wants_reply(const struct fuse_in_header *header)
+bool wants_reply(const struct fuse_in_header *header)
 {
     return header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET &&
            header->opcode != FUSE_INTERRUPT && header->opcode != FUSE_NOTIFY_REPLY;

@@ -44,8 +44,7 @@ static bool is_adapted, setxattr_is_extended;
 
 /* A function of the loaded libfuse, not the one of the same name here. Returns NULL if there is
  * none. */
-static void *
-libfuse_function(const char *name)
+static void *libfuse_function(const char *name)
 {
     /* Kept: a search for the other one takes dozens of system calls. */
     static void *library;
@@ -62,15 +61,13 @@ libfuse_function(const char *name)
 /* Such a function: libfuse and pyfuse3 find it first. */
 #define INTERPOSED __attribute__((visibility("default")))
 
-size_t
-setxattr_bytes(void)
+size_t setxattr_bytes(void)
 {
     return setxattr_is_extended ? sizeof(struct fuse_setxattr_in) : FUSE_COMPAT_SETXATTR_IN_SIZE;
 }
 
 /* Change a request of `size` bytes, which is well formed. */
-static void
-adapt(struct fuse_in_header *header, size_t size)
+static void adapt(struct fuse_in_header *header, size_t size)
 {
     void *in = header + 1;
     size_t left = size - sizeof(*header);
@@ -101,8 +98,7 @@ adapt(struct fuse_in_header *header, size_t size)
 
 /* A non-blocking descriptor answers EAGAIN where the request is gone before it is read. pyfuse3
  * takes EAGAIN for a failure, and waits again after EINTR. */
-INTERPOSED int
-fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
+INTERPOSED int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
 {
     int result;
     is_adapted = true;
@@ -116,17 +112,16 @@ fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
     return result == -EAGAIN ? -EINTR : result;
 }
 
-static size_t
-add_plain(fuse_req_t request, char *buffer, size_t size, const char *name, const struct stat *st,
-          off_t offset)
+static size_t add_plain(fuse_req_t request, char *buffer, size_t size, const char *name,
+                        const struct stat *st, off_t offset)
 {
     NEXT(fuse_add_direntry);
     return next(request, buffer, size, name, st, offset);
 }
 
-INTERPOSED size_t
-fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
-                       const struct fuse_entry_param *entry, off_t offset)
+INTERPOSED size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size,
+                                         const char *name, const struct fuse_entry_param *entry,
+                                         off_t offset)
 {
     NEXT(fuse_add_direntry_plus);
     struct fuse_entry_param named = *entry;
@@ -140,16 +135,14 @@ fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char
     return next(request, buffer, size, name, &named, offset);
 }
 
-static int
-reply(fuse_req_t request, const void *data, size_t size)
+static int reply(fuse_req_t request, const void *data, size_t size)
 {
     NEXT(fuse_reply_buf);
     return next(request, data, size);
 }
 
 /* Whether a file handle comes with the number of a file below. Fills in what the kernel gets. */
-static bool
-splits_backing(const struct fuse_file_info *info, struct fuse_open_out *to)
+static bool splits_backing(const struct fuse_file_info *info, struct fuse_open_out *to)
 {
     *to = (struct fuse_open_out){
         .fh = info->fh & ((1UL << BACKING_SHIFT) - 1),
@@ -159,8 +152,7 @@ splits_backing(const struct fuse_file_info *info, struct fuse_open_out *to)
     return info->fh & BACKED;
 }
 
-INTERPOSED int
-fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
+INTERPOSED int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
 {
     NEXT(fuse_reply_open);
     struct fuse_open_out opened;
@@ -169,9 +161,8 @@ fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
     return next(request, info);
 }
 
-INTERPOSED int
-fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
-                  const struct fuse_file_info *info)
+INTERPOSED int fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
+                                 const struct fuse_file_info *info)
 {
     NEXT(fuse_reply_create);
     struct {
@@ -185,8 +176,7 @@ fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
     return next(request, entry, info);
 }
 
-PyObject *
-py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     Dl_info own;
     /* Symbols here then precede those of libraries loaded later. */
@@ -198,14 +188,12 @@ py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-PyObject *
-py_is_session_adapted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_is_session_adapted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyBool_FromLong(is_adapted);
 }
 
-PyObject *
-py_enable_setxattr_ext(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_enable_setxattr_ext(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     setxattr_is_extended = true;
     Py_RETURN_NONE;

@@ -67,22 +67,16 @@ static struct {
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-static void
-signal_view(int number)
+static void signal_view(int number)
 {
     monitor.kills |= number == SIGKILL;
     if (monitor.view >= 0)
         (void)syscall(SYS_pidfd_send_signal, monitor.view, number, NULL, 0);
 }
 
-static void
-kill_view(void)
-{
-    signal_view(SIGKILL);
-}
+static void kill_view(void) { signal_view(SIGKILL); }
 
-static void
-abort_ready(void)
+static void abort_ready(void)
 {
     if (monitor.view >= 0 && is_readable(monitor.view))
         return;
@@ -92,8 +86,7 @@ abort_ready(void)
 
 /* Let descriptors lead nowhere: a copy of the command's streams would keep their readers and
  * writers from end of file. */
-static void
-empty_streams(int first, int last)
+static void empty_streams(int first, int last)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     for (int descriptor = first; descriptor <= last; descriptor++)
@@ -104,8 +97,7 @@ empty_streams(int first, int last)
 }
 
 /* Tell the launcher of a detached view that its command runs; leave its standard error. */
-static void
-announce(void)
+static void announce(void)
 {
     (void)dprintf(monitor.announce, "\n");
     empty_streams(STDERR_FILENO, STDERR_FILENO);
@@ -113,8 +105,7 @@ announce(void)
     monitor.announce = -1;
 }
 
-static void
-read_status(void)
+static void read_status(void)
 {
     if (monitor.status < 0 || failure_read(monitor.status))
         return;
@@ -126,8 +117,7 @@ read_status(void)
 }
 
 /* Say a line where the view's user reads it: in the log of a detached view. */
-static void
-say(const char *what, const char *why)
+static void say(const char *what, const char *why)
 {
     if (!monitor.alone)
         return;
@@ -138,8 +128,7 @@ say(const char *what, const char *why)
 }
 
 /* The helper has started its program for the first packet, has failed to, or has ended. */
-static void
-helper_ready(void)
+static void helper_ready(void)
 {
     char *said = monitor.helper.said;
     int error = helper_answer(&monitor.helper);
@@ -162,16 +151,14 @@ helper_ready(void)
  * group, the command included: to forward it would interrupt the command twice. It does not
  * reach a command with a terminal of its own. SIGHUP of a terminal that hangs up reaches the
  * session leader alone. */
-static bool
-is_to_forward(const struct signalfd_siginfo *info)
+static bool is_to_forward(const struct signalfd_siginfo *info)
 {
     return info->ssi_code <= 0 || monitor.with_terminal ||
            (info->ssi_signo == SIGHUP && getsid(0) == getpid());
 }
 
 /* Let a blocked signal have its default action. */
-static void
-suffer(int number)
+static void suffer(int number)
 {
     sigset_t one;
     sigemptyset(&one);
@@ -182,8 +169,7 @@ suffer(int number)
 }
 
 /* Stop last: the caller's shell takes the terminal back once this process has stopped. */
-static void
-stop_with_command(void)
+static void stop_with_command(void)
 {
     if (!monitor.to_stop || !monitor.command_stopped)
         return;
@@ -193,8 +179,7 @@ stop_with_command(void)
 
 /* What an attached client asks for by SIGRTMIN, which is queued: a size of the terminal, rows above
  * columns; 0 for the end of the input. */
-static void
-take_control(int value)
+static void take_control(int value)
 {
     if (value) {
         terminal_resize((unsigned)value >> 16, (unsigned)value & 0xffff);
@@ -204,8 +189,7 @@ take_control(int value)
     }
 }
 
-static void
-take_signal(const struct signalfd_siginfo *info)
+static void take_signal(const struct signalfd_siginfo *info)
 {
     int number = (int)info->ssi_signo;
     if (monitor.ignored >> (number - 1) & 1) /* nohup(1) */
@@ -239,16 +223,14 @@ take_signal(const struct signalfd_siginfo *info)
     }
 }
 
-static void
-signals_ready(void)
+static void signals_ready(void)
 {
     struct signalfd_siginfo info;
     while (read(monitor.signals, &info, sizeof info) == (ssize_t)sizeof info)
         take_signal(&info);
 }
 
-static void
-message_ready(void)
+static void message_ready(void)
 {
     int taken[MOST_PASSED];
     for (char kind; (kind = message_take(monitor.messages, taken));)
@@ -269,8 +251,7 @@ static struct source on_view = {.flag = &monitor.view_ended}, on_abort = {.act =
                      on_status = {.act = read_status}, on_signals = {.act = signals_ready},
                      on_message = {.act = message_ready}, on_helper = {.act = helper_ready};
 
-static void
-handle_events(int timeout)
+static void handle_events(int timeout)
 {
     if (events_handle(timeout) < 0)
         _exit(EXIT_FAILURE); /* init dies with this process */
@@ -284,8 +265,7 @@ handle_events(int timeout)
 }
 
 /* The smaller of two timeouts, of which -1 is none. */
-static int
-sooner(int one, int other)
+static int sooner(int one, int other)
 {
     if (one < 0 || other < 0)
         return one < 0 ? other : one;
@@ -293,8 +273,7 @@ sooner(int one, int other)
 }
 
 /* Milliseconds until an event that is none of a descriptor, -1 for none. */
-static int
-timeout_of_events(void)
+static int timeout_of_events(void)
 {
     int64_t left = monitor.deadline < 0 ? -1 : monitor.deadline - now_milliseconds();
     if (left < -1)
@@ -305,16 +284,14 @@ timeout_of_events(void)
 /* ---- what the plan says of the monitor ------------------------------------------------------ */
 
 /* The number that a step has, `otherwise` without the step. */
-static uint64_t
-number_of(enum section section, enum step step, uint64_t otherwise)
+static uint64_t number_of(enum section section, enum step step, uint64_t otherwise)
 {
     const struct argument *found = plan_find(&plan, section, step);
     return found ? found->number : otherwise;
 }
 
 /* The descriptor that a step of the section of the plan has, -1 without the step. */
-static int
-descriptor_of(enum step step)
+static int descriptor_of(enum step step)
 {
     const struct argument *found = plan_find(&plan, SECTION_PLAN, step);
     return found ? slot_descriptor(&plan, found) : -1;
@@ -324,8 +301,7 @@ descriptor_of(enum step step)
 
 /* Close what the command alone needs, or init: the mount above all, which ends with its last
  * descriptor. */
-static void
-close_others(void)
+static void close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[PLAN_MOST_SLOTS];
@@ -360,8 +336,7 @@ close_others(void)
 }
 
 /* Close what the plan does not name, and keep the rest from programs that are executed. */
-static void
-close_unnamed(void)
+static void close_unnamed(void)
 {
     static int named[PLAN_MOST_SLOTS + 3];
     size_t count = 0;
@@ -381,8 +356,7 @@ close_unnamed(void)
 
 /* Have the helper connect the network namespace of this process. One that waits for the first
  * packet may be refused. Returns -1 also without a failure, if the launch is to end. */
-static int
-connect_network(int tap)
+static int connect_network(int tap)
 {
     struct helper *helper = &monitor.helper;
     bool waits = helper->waits;
@@ -405,16 +379,14 @@ connect_network(int tap)
 
 /* The listening socket belongs to the host's network, the sockets that are connected to the
  * view's, in which this process is. */
-static int
-publish(int listener, uint16_t port)
+static int publish(int listener, uint16_t port)
 {
     char subject[8];
     (void)snprintf(subject, sizeof subject, "%u", port);
     return ports_add(listener, port) < 0 ? fail("PORT", subject) : 0;
 }
 
-static int
-keep_log(const struct argument *argument)
+static int keep_log(const struct argument *argument)
 {
     int pipes[] = {slot_descriptor(&plan, &argument[0]), slot_descriptor(&plan, &argument[1])};
     monitor.logs = logs_open(pipes, slot_descriptor(&plan, &argument[2]), argument[3].bytes,
@@ -422,8 +394,7 @@ keep_log(const struct argument *argument)
     return monitor.logs ? 0 : fail("LOG", argument[3].bytes);
 }
 
-static int
-carry_out(const struct record *record)
+static int carry_out(const struct record *record)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
@@ -448,8 +419,7 @@ carry_out(const struct record *record)
 
 /* With a terminal of its own the command is not stopped by that of the caller; this process
  * restores the mode before it stops. Else it stops after the command. */
-static sigset_t
-watched_signals(void)
+static sigset_t watched_signals(void)
 {
     sigset_t signals = forwarded_signals();
     sigaddset(&signals, SIGRTMIN);
@@ -459,8 +429,7 @@ watched_signals(void)
 }
 
 /* The events of the section of the plan. */
-static int
-watch_named(void)
+static int watch_named(void)
 {
     struct cursor cursor = plan.sections[SECTION_PLAN];
     struct record record;
@@ -488,8 +457,7 @@ watch_named(void)
 /* ---- init ----------------------------------------------------------------------------------- */
 
 /* The status pipe: the parent's, or our own. */
-static int
-status_write_end(void)
+static int status_write_end(void)
 {
     int ends[2];
     if (!monitor.alone)
@@ -501,15 +469,13 @@ status_write_end(void)
 }
 
 /* As bubblewrap's --json-status-fd. */
-static void
-write_json(const char *key, int value)
+static void write_json(const char *key, int value)
 {
     if (monitor.json >= 0)
         (void)dprintf(monitor.json, "{\"%s\": %d}\n", key, value);
 }
 
-static int
-fork_init(void)
+static int fork_init(void)
 {
     struct init_descriptors descriptors;
     int ends[2];
@@ -546,8 +512,7 @@ fork_init(void)
 
 /* All that the monitor does from now on is to signal and reap its own child, to forward ports, and
  * to remove what the plan names. */
-static void
-give_powers_up(void)
+static void give_powers_up(void)
 {
     (void)set_capabilities(number_of(SECTION_END, STEP_RESTRICT_CAPABILITIES, 0));
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
@@ -564,8 +529,7 @@ give_powers_up(void)
 }
 
 /* Each connection through a published port has two descriptors. */
-static void
-allow_many_descriptors(void)
+static void allow_many_descriptors(void)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -576,8 +540,7 @@ allow_many_descriptors(void)
 
 /* ---- the life of the view ------------------------------------------------------------------- */
 
-static void
-reap(void)
+static void reap(void)
 {
     int ended = 0;
     pid_t reaped;
@@ -595,8 +558,7 @@ reap(void)
 }
 
 /* Deliver what the view has written, unless a signal ends the wait. */
-static void
-drain_terminal(void)
+static void drain_terminal(void)
 {
     if (!terminal_is_open())
         return;
@@ -608,8 +570,7 @@ drain_terminal(void)
 }
 
 /* Wait for the view's end, and until clients of published ports have what the view has sent. */
-static void
-hold_view(void)
+static void hold_view(void)
 {
     while (!(monitor.view_ended && (monitor.may_reap || monitor.parent_ended)))
         handle_events(timeout_of_events());
@@ -635,8 +596,7 @@ hold_view(void)
 /* ---- the end -------------------------------------------------------------------------------- */
 
 /* Discard pending signals: an interrupt of the terminal was for the command. */
-static void
-discard_signals(void)
+static void discard_signals(void)
 {
     struct signalfd_siginfo info;
     while (monitor.signals >= 0 && read(monitor.signals, &info, sizeof info) > 0)
@@ -644,8 +604,7 @@ discard_signals(void)
 }
 
 /* Wait until a descriptor is readable, or a signal ends the wait. */
-static void
-await_readable(int descriptor)
+static void await_readable(int descriptor)
 {
     monitor.awaiting = true;
     monitor.resumed = false;
@@ -657,8 +616,7 @@ await_readable(int descriptor)
 }
 
 /* Wait until the daemon says that all that was written is in the upper. */
-static void
-await_daemon(int channel)
+static void await_daemon(int channel)
 {
     char byte;
     discard_signals();
@@ -669,8 +627,7 @@ await_daemon(int channel)
 
 /* The end of PID 1 kills its namespace (pid_namespaces(7)): wait until the daemon has removed the
  * entry and the changes, and has ended. */
-static void
-await_daemons_end(void)
+static void await_daemons_end(void)
 {
     struct cursor cursor = plan.sections[SECTION_PLAN];
     struct record record;
@@ -681,8 +638,7 @@ await_daemons_end(void)
 
 /* Write the exit status and the time of the end into the file `name` of a directory, which others
  * may have open. */
-static void
-record_status(int directory, const char *name)
+static void record_status(int directory, const char *name)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -695,8 +651,7 @@ record_status(int directory, const char *name)
 
 /* If the view was killed, see whether that was for its memory: the file of a memory controller has
  * a line "oom_kill N". */
-static void
-look_for_lack_of_memory(int file)
+static void look_for_lack_of_memory(int file)
 {
     char key[32];
     unsigned long count;
@@ -709,8 +664,7 @@ look_for_lack_of_memory(int file)
 
 /* Say why the view had no way outward, if a command that failed has looked for one: the kernel
  * counts packets without a route. */
-static void
-hint(const char *reason)
+static void hint(const char *reason)
 {
     unsigned long long without_route = 0;
     FILE *counters =
@@ -722,8 +676,7 @@ hint(const char *reason)
         say("the view reached nothing outside: ", reason);
 }
 
-static void
-carry_out_end(void)
+static void carry_out_end(void)
 {
     struct cursor cursor = plan.sections[SECTION_END];
     struct record record;
@@ -751,8 +704,7 @@ carry_out_end(void)
 }
 
 /* Execute the program that reports the failure. */
-static _Noreturn void
-execute_front(const char *when)
+static _Noreturn void execute_front(const char *when)
 {
     const char *fields[3] = {"UNFORESEEN", "5", ""};
     (void)failure_fields(fields);
@@ -775,8 +727,7 @@ execute_front(const char *when)
 }
 
 /* End as the signal that interrupted the launch would have ended this process. */
-static _Noreturn void
-end_interrupted(void)
+static _Noreturn void end_interrupted(void)
 {
     if (monitor.interrupt != SIGINT)
         suffer(monitor.interrupt);
@@ -784,8 +735,7 @@ end_interrupted(void)
 }
 
 /* End alone: with the view's status, or with the report of a failure. */
-static _Noreturn void
-finish_alone(void)
+static _Noreturn void finish_alone(void)
 {
     if (monitor.interrupt)
         end_interrupted();
@@ -796,8 +746,7 @@ finish_alone(void)
     _exit(monitor.code);
 }
 
-static int
-start(void)
+static int start(void)
 {
     struct cursor cursor = plan.sections[SECTION_MONITOR];
     struct record record;
@@ -814,8 +763,7 @@ start(void)
 
 /* Take what init offers: a view can be joined as soon as its command is seen to run, and the
  * command begins with the size of the caller's window. */
-static void
-await_offers(void)
+static void await_offers(void)
 {
     bool terminal = plan_find(&plan, SECTION_INIT, STEP_OFFER_TERMINAL);
     bool namespaces = plan_find(&plan, SECTION_INIT, STEP_OFFER);
@@ -825,8 +773,7 @@ await_offers(void)
 }
 
 /* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
-static void
-reset_internal_signals(void)
+static void reset_internal_signals(void)
 {
     static const unsigned char
         default_action[4 * sizeof(unsigned long)]; /* struct sigaction of the kernel */
@@ -834,8 +781,7 @@ reset_internal_signals(void)
         (void)syscall(SYS_rt_sigaction, number, default_action, NULL, LAST_SIGNAL / 8);
 }
 
-static _Noreturn void
-run(void)
+static _Noreturn void run(void)
 {
     (void)prctl(PR_GET_PDEATHSIG, &monitor.deadly, 0, 0, 0);
     monitor.caller = getppid();
@@ -901,8 +847,7 @@ run(void)
 
 /* Wait for the child `arguments[0]` in a process that has nothing but descriptor 0, a lock.
  * `arguments[count]` is NULL. */
-static int
-execute_after(int count, char **arguments, const sigset_t *mask)
+static int execute_after(int count, char **arguments, const sigset_t *mask)
 {
     char status[16];
     int ended = 0, kept = STDIN_FILENO;
@@ -922,15 +867,13 @@ execute_after(int count, char **arguments, const sigset_t *mask)
     return REFUSED;
 }
 
-static int
-refuse(const char *reason)
+static int refuse(const char *reason)
 {
     dprintf(STDERR_FILENO, "supervisor: the plan is not understood: %s\n", reason);
     return REFUSED;
 }
 
-int
-main(int count, char **arguments)
+int main(int count, char **arguments)
 {
     const char *refusal;
     char *end = NULL;

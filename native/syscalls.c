@@ -87,8 +87,7 @@ struct argument {
 };
 
 /* Returns 0 with an exception set. */
-static int
-argument_from(PyObject *given, struct argument *argument)
+static int argument_from(PyObject *given, struct argument *argument)
 {
     int overflow;
     char *bytes;
@@ -134,8 +133,7 @@ argument_from(PyObject *given, struct argument *argument)
 }
 
 /* The word of an argument that is no member of a struct. */
-static long
-word_of(struct argument *argument)
+static long word_of(struct argument *argument)
 {
     switch (argument->type) {
     case 'p':
@@ -155,9 +153,8 @@ word_of(struct argument *argument)
 
 /* Convert the arguments, of which `given` has room for all, zeroed. Returns their number, or -1
  * with an exception set. */
-static int
-take_arguments(const struct call *call, PyObject *const *args, Py_ssize_t count,
-               struct argument *given)
+static int take_arguments(const struct call *call, PyObject *const *args, Py_ssize_t count,
+                          struct argument *given)
 {
     int taken = 0;
     bool optional = false;
@@ -176,8 +173,7 @@ take_arguments(const struct call *call, PyObject *const *args, Py_ssize_t count,
     return PyErr_Occurred() ? -1 : taken;
 }
 
-static PyObject *
-py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static PyObject *py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     const struct call *call = PyCapsule_GetPointer(self, NULL);
     struct argument given[MOST_ARGUMENTS] = {0};
@@ -225,8 +221,7 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
     return answer;
 }
 
-int
-native_syscalls_init(PyObject *module)
+int native_syscalls_init(PyObject *module)
 {
     for (struct call *call = calls; call < calls + CALLS; call++) {
         PyObject *self = PyCapsule_New(call, NULL, NULL);

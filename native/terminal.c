@@ -62,8 +62,7 @@ static struct {
 
 /* In the background the terminal's SIGTTOU stops this process, as it stops every program that sets
  * a mode there. */
-static void
-make_raw(void)
+static void make_raw(void)
 {
     sigset_t one, before;
     sigemptyset(&one);
@@ -75,8 +74,7 @@ make_raw(void)
 }
 
 /* Another process group may have the terminal by now, and may have set its own mode. */
-static void
-restore_mode(void)
+static void restore_mode(void)
 {
     pid_t foreground = tcgetpgrp(STDIN_FILENO);
     if (terminal.raw && (foreground < 0 || foreground == getpgrp()))
@@ -84,8 +82,7 @@ restore_mode(void)
     terminal.raw = false;
 }
 
-static bool
-is_same_mode(const struct termios *one, const struct termios *other)
+static bool is_same_mode(const struct termios *one, const struct termios *other)
 {
     return one->c_iflag == other->c_iflag && one->c_oflag == other->c_oflag &&
            one->c_cflag == other->c_cflag && one->c_lflag == other->c_lflag;
@@ -93,8 +90,7 @@ is_same_mode(const struct termios *one, const struct termios *other)
 
 /* Wait until the monitor ends, then restore the mode unless another process has set one. Outside of
  * the terminal's session nothing stops this process (tty_check_change() in drivers/tty). */
-static _Noreturn void
-guard(int monitor)
+static _Noreturn void guard(int monitor)
 {
     struct termios found;
     struct pollfd watched = {.fd = monitor, .events = POLLIN};
@@ -109,8 +105,7 @@ guard(int monitor)
     _exit(0);
 }
 
-static int
-start_guardian(void)
+static int start_guardian(void)
 {
     int monitor = pidfd_of(getpid());
     if (monitor < 0)
@@ -122,16 +117,14 @@ start_guardian(void)
     return terminal.guardian < 0 ? -1 : 0;
 }
 
-void
-terminal_resize(unsigned rows, unsigned columns)
+void terminal_resize(unsigned rows, unsigned columns)
 {
     struct winsize size = {.ws_row = (unsigned short)rows, .ws_col = (unsigned short)columns};
     (void)ioctl(terminal.master, TIOCSWINSZ, &size);
 }
 
 /* The size of the first standard stream that is a terminal. */
-static void
-copy_size(void)
+static void copy_size(void)
 {
     struct winsize size;
     for (int descriptor = 0; descriptor < 3; descriptor++) {
@@ -144,27 +137,14 @@ copy_size(void)
 
 /* ---- buffers -------------------------------------------------------------------------------- */
 
-static size_t
-space(const struct flow *flow)
-{
-    return BUFFER_BYTES - flow->to;
-}
+static size_t space(const struct flow *flow) { return BUFFER_BYTES - flow->to; }
 
-static bool
-is_empty(const struct flow *flow)
-{
-    return flow->from == flow->to;
-}
+static bool is_empty(const struct flow *flow) { return flow->from == flow->to; }
 
-static void
-discard(struct flow *flow)
-{
-    flow->from = flow->to = 0;
-}
+static void discard(struct flow *flow) { flow->from = flow->to = 0; }
 
 /* Count bytes that were written from the buffer. */
-static void
-consume(struct flow *flow, size_t count)
+static void consume(struct flow *flow, size_t count)
 {
     flow->from += count;
     if (is_empty(flow))
@@ -176,8 +156,7 @@ static void hang_up(void);
 /* ---- events --------------------------------------------------------------------------------- */
 
 /* Without events it is removed: a hang-up would be reported in any case. */
-static int
-watch_end(struct end *end, uint32_t events)
+static int watch_end(struct end *end, uint32_t events)
 {
     if (end->is_file || end->watched == events)
         return 0;
@@ -192,8 +171,7 @@ watch_end(struct end *end, uint32_t events)
 }
 
 /* The view's terminal goes with its reader. */
-static void
-lose_output(int error)
+static void lose_output(int error)
 {
     terminal.output_gone = true;
     if (error != EPIPE && error != EIO && error != ECONNRESET)
@@ -201,16 +179,14 @@ lose_output(int error)
     hang_up();
 }
 
-static bool
-has_hung_up(int descriptor)
+static bool has_hung_up(int descriptor)
 {
     struct pollfd watched = {.fd = descriptor};
     return poll(&watched, 1, 0) > 0 && watched.revents & POLLHUP;
 }
 
 /* Read from the caller, if it is ready. */
-static bool
-read_input(void)
+static bool read_input(void)
 {
     struct flow *flow = &terminal.in;
     if (!terminal.interactive || terminal.input_ended || terminal.draining || !space(flow) ||
@@ -231,8 +207,7 @@ read_input(void)
     return true;
 }
 
-static bool
-write_to_view(void)
+static bool write_to_view(void)
 {
     struct flow *flow = &terminal.in;
     if (terminal.master < 0 || is_empty(flow))
@@ -246,8 +221,7 @@ write_to_view(void)
 }
 
 /* Fails with EIO while no process has the slave open. */
-static bool
-read_from_view(void)
+static bool read_from_view(void)
 {
     struct flow *flow = &terminal.out;
     if (terminal.master < 0 || !space(flow))
@@ -260,8 +234,7 @@ read_from_view(void)
     return count > 0;
 }
 
-static bool
-write_output(void)
+static bool write_output(void)
 {
     struct flow *flow = &terminal.out;
     int output = terminal.output.descriptor;
@@ -285,8 +258,7 @@ write_output(void)
 }
 
 /* Move bytes until nothing moves, and watch for what is missing. */
-static void
-pump(void)
+static void pump(void)
 {
     bool moved = true;
     while (moved) {
@@ -309,8 +281,7 @@ pump(void)
 /* ---- the end of the input ------------------------------------------------------------------- */
 
 /* Whether the view has read all that was written to it. The slave is open for a moment only. */
-static bool
-is_consumed(void)
+static bool is_consumed(void)
 {
     int slave = ioctl(terminal.master, TIOCGPTPEER, O_RDONLY | O_NOCTTY | O_CLOEXEC);
     bool consumed = slave < 0 || !is_readable(slave);
@@ -319,8 +290,7 @@ is_consumed(void)
     return consumed;
 }
 
-int
-terminal_timeout(void)
+int terminal_timeout(void)
 {
     bool waits = terminal.master >= 0 && terminal.input_ended && is_empty(&terminal.in) &&
                  !terminal.draining;
@@ -330,8 +300,7 @@ terminal_timeout(void)
 /* Tell the view of the end of the input as a user does who presses Ctrl-D; in the middle of a line
  * that takes two. A program that changes the mode (readline) discards what it has not read, so this
  * comes last, and again once it was read: an input that has ended stays so. */
-void
-terminal_expire(void)
+void terminal_expire(void)
 {
     struct termios mode;
     if (terminal_timeout() < 0)
@@ -352,8 +321,7 @@ terminal_expire(void)
 
 /* Open standard output once more, so that writes do not block. A file keeps its offset, which later
  * writers share; a socket cannot be opened. */
-static void
-open_output(void)
+static void open_output(void)
 {
     struct stat st;
     if (fstat(STDOUT_FILENO, &st) < 0)
@@ -369,8 +337,7 @@ open_output(void)
     terminal.output_blocks = false;
 }
 
-int
-terminal_prepare(bool interactive)
+int terminal_prepare(bool interactive)
 {
     terminal.prepared = true;
     terminal.interactive = interactive;
@@ -383,8 +350,7 @@ terminal_prepare(bool interactive)
     return 0;
 }
 
-int
-terminal_open(int master)
+int terminal_open(int master)
 {
     terminal.master = terminal.view.descriptor = master;
     copy_size();
@@ -398,21 +364,15 @@ terminal_open(int master)
     return 0;
 }
 
-bool
-terminal_is_open(void)
-{
-    return terminal.prepared && terminal.view.descriptor >= 0;
-}
+bool terminal_is_open(void) { return terminal.prepared && terminal.view.descriptor >= 0; }
 
-void
-terminal_descriptors(int kept[TERMINAL_DESCRIPTORS])
+void terminal_descriptors(int kept[TERMINAL_DESCRIPTORS])
 {
     kept[0] = terminal.master;
     kept[1] = terminal.output.descriptor;
 }
 
-bool
-terminal_takes_signal(int number)
+bool terminal_takes_signal(int number)
 {
     if (number == SIGTSTP) {
         restore_mode();
@@ -428,28 +388,18 @@ terminal_takes_signal(int number)
     return number == SIGWINCH;
 }
 
-void
-terminal_drain(void)
+void terminal_drain(void)
 {
     terminal.draining = true;
     pump();
 }
 
-bool
-terminal_is_drained(void)
-{
-    return terminal.master < 0 && is_empty(&terminal.out);
-}
+bool terminal_is_drained(void) { return terminal.master < 0 && is_empty(&terminal.out); }
 
-int
-terminal_error(void)
-{
-    return terminal.error;
-}
+int terminal_error(void) { return terminal.error; }
 
 /* Hang up the pty: the foreground processes of the view get SIGHUP. */
-static void
-hang_up(void)
+static void hang_up(void)
 {
     if (terminal.master >= 0)
         close(terminal.master);
@@ -460,8 +410,7 @@ hang_up(void)
     discard(&terminal.in);
 }
 
-void
-terminal_end(void)
+void terminal_end(void)
 {
     if (!terminal.prepared)
         return;
