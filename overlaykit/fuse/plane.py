@@ -89,8 +89,8 @@ class Plane:
         owners = filesystem.tree.owners
         ids = (owners.users, owners.groups)
         self._shows_owners = all(one.squash_to is None and not one.ranges for one in ids)
-        # What comes to a lower later is found once the timeout is over: no names are kept beyond it.
-        self._resolves = self._shows_owners and options.timeout is None
+        # What comes to a lower later is found, at once or when the timeout is over: no names are kept then.
+        self._resolves = self._shows_owners and options.timeout is None and not is_live
         users, groups = ids
         seconds, rest = divmod(timeout, 1)
         _native.plane_start(
@@ -105,7 +105,7 @@ class Plane:
             filesystem.shares.plane,
             filesystem.shares.plane,
             filesystem.files.no_open,
-            self._resolves and not is_live,
+            self._resolves,
         )
         numbering = filesystem.lookup.numbering
         for device, inode in filesystem.tree.merge.traps:

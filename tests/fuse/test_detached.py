@@ -148,3 +148,17 @@ def test_what_comes_to_a_live_layer_is_found_whatever_was_missing_before(stack: 
         with open(f"{lower}/d/e/later", "w"):
             pass
         assert os.path.exists(f"{root}/d/e/later")
+
+
+def test_what_comes_to_a_live_layer_is_found_in_a_merged_directory_that_was_listed(
+    stack: Stack,
+) -> None:
+    lower = stack.add({f"d/{number}": File() for number in range(9)})
+    other = stack.add({"d/other": File()})
+    layers = (LayerSpec(path=other), LayerSpec(path=lower, recursive=True))
+    with handed_over(_spec(stack, layers=layers)) as (_, root):
+        assert len(os.listdir(f"{root}/d")) == 10
+        assert not any(os.path.exists(f"{root}/d/missing{number}") for number in range(9))
+        with open(f"{lower}/d/later", "w"):
+            pass
+        assert os.path.exists(f"{root}/d/later")
