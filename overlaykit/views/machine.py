@@ -18,7 +18,7 @@ from overlaykit import namespace, signals
 from overlaykit.errors import Error
 from overlaykit.layers import kernels, staging
 from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
-from overlaykit.machine.kernel import Kernel
+from overlaykit.machine.kernel import Kernel, NoKernel, NoModule
 from overlaykit.machine.session import End, Session
 from overlaykit.namespace.confinement import Confinement
 from overlaykit.namespace.nested import Nested
@@ -47,6 +47,7 @@ LEAST_MEMORY: Final = 96 << 20
 """A kernel with less panics, or kills the command."""
 DISK: Final = 8 << 30
 _MOST_PROCESSORS: Final = 64
+_MODULES: Final = (*view_guest.MODULES, *view_guest.NETWORK_MODULES)
 _RESULT_MILLISECONDS: Final = 2000
 """Milliseconds that QEMU has to end once the guest has told its result."""
 
@@ -246,17 +247,25 @@ def run(
 
 def _kernel(path: str | None) -> Kernel:
     if path is None:
-        return Kernel(kernels.fetched(SUITE, reduce))
+        return Kernel(kernels.fetched(SUITE, reduce, _is_complete))
     if os.path.isdir(path):
         return Kernel(path)
     os.stat(path)
     return Kernel(os.path.dirname(os.path.dirname(os.path.abspath(path))), os.path.abspath(path))
 
 
+def _is_complete(directory: str) -> bool:
+    try:
+        Kernel(directory).modules(_MODULES)
+    except (NoKernel, NoModule):
+        return False
+    return True
+
+
 def reduce(directory: str) -> None:
     """Keep of a package's kernel what machines need, in the form that takes the least memory in them."""
     kernel = Kernel(directory)
-    kernel.keep_only((*view_guest.MODULES, *view_guest.NETWORK_MODULES))
+    kernel.keep_only(_MODULES)
     kernel.make_loadable()
 
 
