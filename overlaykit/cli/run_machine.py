@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TAKEN: Final = frozenset(
     {
         *("vm", "disk", "disk_file", "kernel", "memory", "cpus", "layers", "driver", "ports"),
+        *("hide", "share_home"),
         *("env", "env_files", "unset", "clearenv"),
         *("user", "groups", "cwd", "hostname", "interactive", "tty", "command", "rm", "args_from"),
         *("modified", "entrypoint", "file"),
@@ -56,6 +57,8 @@ def launch(args: Any, command: list[str], env: Environment) -> int:
             layers=args.layers or ("host",),
             driver=args.driver,
             ports=launch_options.network(args)["ports"],
+            hidden=args.hide,
+            share_home=args.share_home,
             hostname=args.hostname,
             env=env,
             cwd=args.cwd,

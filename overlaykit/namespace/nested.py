@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from overlaykit import _native
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
     from overlaykit.namespace.plan import Plan
@@ -35,9 +38,14 @@ def take_files(plan: Plan) -> None:
     plan.clone(_FILES, "/", _FOR_READING)
 
 
-def complete(plan: Plan, nested: Nested) -> None:
-    """Mount the view's files and processes in it. Requires: its binds are mounted."""
-    plan.attach(_FILES, nested.path + nested.files)
+def complete(plan: Plan, nested: Nested, hidden: Sequence[str]) -> None:
+    """Mount the view's files, without those that are hidden, and processes in it. Requires: its binds are mounted."""
+    files = nested.path + nested.files
+    plan.attach(_FILES, files)
+    if hidden:
+        # A symbolic link leads from them into the view, so that the other end is covered as well.
+        paths = dict.fromkeys(one for path in hidden for one in (path, os.path.realpath(path)))
+        plan.hide([files + path for path in paths])
     plan.clone("nested proc", "/proc")
     plan.attach("nested proc", f"{nested.path}/proc")
     for name, target in nested.links:

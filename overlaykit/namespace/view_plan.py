@@ -441,7 +441,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     if spec.binds or spec.devices or spec.tmpfs or spec.data:
         plan.attach_binds()
     if spec.nested is not None:
-        nested.complete(plan, spec.nested)
+        nested.complete(plan, spec.nested, spec.hidden)
     for directory in spec.directories:
         plan.directory(directory.path, directory.mode)
     for link in spec.symlinks:

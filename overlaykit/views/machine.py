@@ -80,10 +80,6 @@ class DiskInUse(Error):
     message = "--disk-file {0}: another machine uses it; end that first"
 
 
-class NotPrivileged(Error):
-    message = "--vm takes root: virtiofsd cannot serve files of other users here; use sudo, or leave --vm out"
-
-
 class Machine(Record, kw_only=True):
     """The hardware that a command sees.
 
@@ -115,6 +111,8 @@ def run(
     layers: Sequence[str],
     driver: str | None,
     ports: Sequence[Port],
+    hidden: Sequence[str],
+    share_home: bool,
     hostname: str | None,
     env: Environment,
     cwd: str | None,
@@ -131,8 +129,6 @@ def run(
     runs, with what tells it the size.
     Requires: the main thread. Raises: Error, OSError.
     """
-    if not namespace.is_privileged():
-        raise NotPrivileged
     for program, package in emulator.missing():
         raise emulator.NoProgram(program, package)
     kernel = _kernel(machine.kernel)
@@ -156,7 +152,8 @@ def run(
             ],
             devices=_devices(accelerator),
             confinement=Confinement(capabilities=_KEPT),
-            share_home=True,
+            hidden=hidden,
+            share_home=share_home,
         )
         stack.enter_context(view)
         for line in view.notes:
@@ -208,6 +205,7 @@ def run(
             ports=tuple(theirs.fileno() for _, theirs in sockets),  # type: ignore[arg-type]
             share_listening=listening.fileno(),
             share_connected=connected.fileno(),
+            privileged=namespace.is_privileged(),
             published=tuple((port.protocol, port.view) for port in ports),
         )
         processes = view.launch(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 
 from overlaykit.machine import emulator
+from overlaykit.rmtree import rmtree_path
 from overlaykit.views import accelerators
 from overlaykit.views import machine as machines
 
 from ..kernels import rig
+from ..views.user import ORDINARY, PATH
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +48,21 @@ def loadable(kernel: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     shutil.copytree(kernel, directory, symlinks=True)
     machines.reduce(directory)
     return directory
+
+
+@pytest.fixture
+def ordinary(loadable: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """A kernel that an ordinary user reads, and what makes a `Run` that user's."""
+    home = tempfile.mkdtemp(prefix="overlaykit-test-", dir="/var/tmp")
+    kernel = shutil.copytree(loadable, os.path.join(home, "kernel"))
+    os.chown(home, ORDINARY, ORDINARY)
+    os.chown(kernel, ORDINARY, ORDINARY)
+    variables = {
+        "HOME": home,
+        "PATH": PATH,
+        "XDG_RUNTIME_DIR": home,
+        "OVERLAYKIT_SERVER": "off",
+    }
+    user = {"user": ORDINARY, "group": ORDINARY, "extra_groups": [], "env": variables, "cwd": home}
+    yield kernel, user
+    rmtree_path(home)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -197,6 +198,26 @@ def test_a_machine_takes_half_of_the_memory_that_it_has(loadable: str) -> None:
         # The guest gives back within seconds what its kernel no longer needs.
         while sum(map(proportional, programs)) > 128 << 20:
             assert run.process.poll() is None
+
+
+@pytest.mark.long
+def test_an_ordinary_user_is_root_in_a_machine(ordinary: tuple[str, dict[str, Any]]) -> None:
+    """On the files that the user may read; what it writes has owners of its own."""
+    kernel, user = ordinary
+    key = os.path.join(user["cwd"], ".ssh", "key")
+    os.mkdir(os.path.dirname(key))
+    with open(key, "w", encoding="ascii") as file:
+        file.write("secret")
+    os.chown(os.path.dirname(key), user["user"], user["group"])
+    script = (
+        f"echo up; id -u; cat /etc/shadow {key} 2>/dev/null; echo new >/etc/new; chown 12:34 /etc/new; "
+        "stat -c %u:%g /etc/new; read word; echo $word"
+    )
+    with Run(kernel, "--", "sh", "-c", script, **user) as run:
+        assert run.line() == b"up\n"
+        assert {os.stat(f"/proc/{one}").st_uid for one in run.family()} == {user["user"]}
+        assert run.end(b"given\n")[:2] == (0, b"0\n12:34\ngiven\n")
+    assert not os.path.exists("/etc/new")
 
 
 @pytest.mark.long
