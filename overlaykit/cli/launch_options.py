@@ -219,15 +219,24 @@ def sharing(args: Values) -> Part:
 
 
 def clocks(args: Values) -> Part:
-    """Some of the keyword arguments of `View.execute`. Raises: TimeConflict."""
-    given = {"--monotonic": args.monotonic, "--boottime": args.boottime}
-    if all(one is None for one in given.values()):
+    """Some of the keyword arguments of `View.execute`. Raises: TimeConflict, BadLie."""
+    given = {
+        name: value
+        for name, value in (("--monotonic", args.monotonic), ("--boottime", args.boottime))
+        if value is not None
+    }
+    told = any(one.startswith("uptime=") for one in args.lies)
+    if not given and not told:
         return {}
     from overlaykit.namespace import sharing
 
     if "time" in sharing.parse(args.shared):
-        raise sharing.TimeConflict(next(name for name, one in given.items() if one is not None))
-    return {"time_offsets": sharing.offsets(args.monotonic, args.boottime)}
+        raise sharing.TimeConflict("--lie uptime" if told else next(iter(given)))
+    if told and given:
+        from overlaykit.views import lies
+
+        raise lies.BadLie("uptime", "leave it out with --monotonic and --boottime")
+    return {"time_offsets": sharing.offsets(args.monotonic, args.boottime)} if given else {}
 
 
 MODIFIERS: Final = ("--perms", "--size")
@@ -428,11 +437,6 @@ def lies(args: Values) -> Part:
     from overlaykit.views import lies
 
     found, hostname = lies.parse(args.lies, limits(args).get("limits"))
-    if found is not None and found.uptime is not None:
-        if args.monotonic is not None or args.boottime is not None:
-            raise lies.BadLie("uptime", "leave it out with --monotonic and --boottime")
-        if "time" in sharing(args).get("shared", ()):
-            raise lies.BadLie("uptime", "leave out --share time")
     if hostname is not None:
         if args.hostname is not None:
             raise lies.BadLie(f"hostname={hostname}", "leave it out with --hostname")

@@ -136,7 +136,10 @@ def test_clocks_are_not_set_twice(user: TestUser) -> None:
     line = user.refused("run", "--lie", "uptime=1d", "--boottime", "5", "true")
     assert line == "--lie uptime: leave it out with --monotonic and --boottime"
     line = user.refused("run", "--lie", "uptime=1d", "--share", "time", "true")
-    assert line == "--lie uptime: leave out --share time"
+    assert (
+        line
+        == "--lie uptime: a clock of its own needs a time namespace of its own: leave --share time out"
+    )
 
 
 @contextlib.contextmanager
