@@ -30,6 +30,7 @@ PROGRAMS = {
         "native/remove.c",
         "native/ports.c",
         "native/passing.c",
+        "native/release.c",
         "native/terminal.c",
     ],
 }

@@ -51,16 +51,27 @@ static int execute(const struct argument *arguments)
                      : fail_with("LOOKUP", ENOENT, argv[0]);
 }
 
-/* Returns -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN. */
-static int install_filter(const struct argument *instructions)
+/* Returns 0 or the listener, or -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN.
+ */
+static int install_filter(const struct argument *instructions, unsigned flags)
 {
     struct sock_fprog program = {
         .len = (unsigned short)(instructions->length / sizeof(struct sock_filter)),
         .filter = (struct sock_filter *)(uintptr_t)instructions->bytes};
-    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
-static int carry_out(struct plan *plan, const struct record *record)
+/* Have the monitor answer uname(2). */
+static int ask_monitor(const struct argument *instructions, int messages)
+{
+    int listener = install_filter(instructions, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    if (listener < 0 || message_send(messages, MESSAGE_LISTENER, &listener, 1) < 0)
+        return fail("RELEASE", "");
+    close(listener);
+    return 0;
+}
+
+static int carry_out(struct plan *plan, const struct record *record, int messages)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
@@ -73,7 +84,9 @@ static int carry_out(struct plan *plan, const struct record *record)
     case STEP_CALL:
         return call(plan, argument);
     case STEP_SECCOMP:
-        return install_filter(argument) < 0 ? fail("SECCOMP", "") : 0;
+        return install_filter(argument, 0) < 0 ? fail("SECCOMP", "") : 0;
+    case STEP_RELEASE:
+        return ask_monitor(&argument[1], messages);
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number);
     case STEP_BOUND_CAPABILITIES:
@@ -101,7 +114,7 @@ int command_execute(struct plan *plan, const struct init_descriptors *descriptor
         count = read(descriptors->gate[0], &none, 1);
     while (count < 0 && errno == EINTR);
     while (plan_next(&cursor, &record))
-        if (carry_out(plan, &record) < 0)
+        if (carry_out(plan, &record, descriptors->messages) < 0)
             break;
     return -1;
 }

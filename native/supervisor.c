@@ -236,6 +236,9 @@ static void message_ready(void)
     for (char kind; (kind = message_take(monitor.messages, taken));)
         if (kind == MESSAGE_NAMESPACES) {
             memcpy(monitor.namespaces, taken, sizeof taken);
+        } else if (kind == MESSAGE_LISTENER) {
+            if (release_listen(taken[0]) < 0)
+                signal_view(SIGKILL);
         } else if (kind != MESSAGE_TERMINAL) {
             monitor.command_stopped = kind == MESSAGE_STOPPED;
         } else if (terminal_open(taken[0]) < 0) {
@@ -510,11 +513,14 @@ static int fork_init(void)
     return 0;
 }
 
-/* All that the monitor does from now on is to signal and reap its own child, to forward ports, and
- * to remove what the plan names. */
+/* All that the monitor does from now on is to signal and reap its own child, to forward ports, to
+ * answer uname(2), and to remove what the plan names. */
 static void give_powers_up(void)
 {
-    (void)set_capabilities(number_of(SECTION_END, STEP_RESTRICT_CAPABILITIES, 0));
+    uint64_t kept = number_of(SECTION_END, STEP_RESTRICT_CAPABILITIES, 0);
+    if (release_is_told())
+        kept |= 1 << CAP_SYS_PTRACE | 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE;
+    (void)set_capabilities(kept);
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
     if (!monitor.alone)
         (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -793,6 +799,9 @@ static _Noreturn void run(void)
     monitor.input = descriptor_of(STEP_INPUT);
     monitor.announce = descriptor_of(STEP_ANNOUNCE);
     monitor.ignored = number_of(SECTION_COMMAND, STEP_IGNORED, 0);
+    const struct argument *release = plan_find(&plan, SECTION_COMMAND, STEP_RELEASE);
+    if (release)
+        release_tell(release->bytes);
     monitor.blocked = number_of(SECTION_COMMAND, STEP_BLOCKED, 0);
     /* A process that ignores SIGCHLD cannot wait for children (wait(2)). */
     ignore_signals(monitor.ignored & ~(1ULL << (SIGCHLD - 1)));

@@ -131,6 +131,7 @@ enum {
     MESSAGE_TERMINAL = 't',   /* the master of the pty */
     MESSAGE_STOPPED = 's',    /* the command is */
     MESSAGE_CONTINUED = 'c',
+    MESSAGE_LISTENER = 'l', /* of the command: that of its filter */
     MESSAGE_NETWORK = 'w',
 };
 
@@ -304,6 +305,15 @@ void terminal_expire(void);
 
 /* Restore the caller's terminal for good. */
 void terminal_end(void);
+
+/* ---- release.c ------------------------------------------------------------------------------ */
+
+/* Have uname(2) tell this release, from `release_listen` on. */
+void release_tell(const char *release);
+bool release_is_told(void);
+
+/* Take over the listener of a filter that asks about uname(2). Returns -1 with errno set. */
+int release_listen(int listener);
 
 /* ---- remove.c ------------------------------------------------------------------------------- */
 

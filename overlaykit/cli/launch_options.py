@@ -425,7 +425,7 @@ def declare_lies(command: Options) -> None:
         action="append",
         default=[],
         help="have programs find this in place of the truth: cpus=N, memory=SIZE (or 'limit', as --cpus and --memory"
-        " say), uptime=TIME, or these three and more as proc=lxcfs shows them;"
+        " say), uptime=TIME, or these three and more as proc=lxcfs shows them; kernel=RELEASE (uname(2));"
         " hostname=NAME, machine-id=HEX, os-release=FILE, dmi.FIELD=TEXT",
     )
 

@@ -136,6 +136,10 @@ class FilterRefused(Error):
     )
 
 
+class ReleaseToldAlready(Error):
+    message = "--lie kernel: this program is in a view that tells a release already: leave it out"
+
+
 class KeyringRefused(Error):
     message = (
         "the view cannot get a session keyring of its own ({0}): end other views, or raise "
@@ -174,6 +178,7 @@ WORDING: Final = {
     "NO_NEW_PRIVS": "set no_new_privs",
     "SCOPE": "keep abstract sockets of others away",
     "HIDE": "hide",
+    "RELEASE": "have uname(2) tell another release",
     "SECCOMP": "install the seccomp filter",
     "LOOKUP": "find the command",
     "EXECUTE": "execute",
@@ -230,6 +235,8 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return SymlinkRefused(subject, reason)
         case "SECCOMP":
             return FilterRefused(reason)
+        case "RELEASE" if code == errno.EBUSY:
+            return ReleaseToldAlready()
         case "KEYRING":
             return KeyringRefused(reason)
         case "MEMORY":

@@ -120,6 +120,7 @@ FORMS: Final = {
     "hint": (60, "s", "end"),
     "directory": (61, "sn", "init"),
     "remove_opened": (62, "d", "end"),
+    "release": (63, "sx", "command"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it.
 
@@ -189,7 +190,16 @@ _ONCE: Final = frozenset(
             "scope_sockets",
             "grace",
         ),
-        *("json_status", "time_offsets", "processors", "helper", "connect", "input", "hint"),
+        *(
+            "json_status",
+            "time_offsets",
+            "processors",
+            "helper",
+            "connect",
+            "input",
+            "hint",
+            "release",
+        ),
     )
 )
 """Steps that occur once at most."""
@@ -585,6 +595,10 @@ class Plan:
         """Install a seccomp filter, as BPF instructions."""
         self.steps.append(("seccomp", program))
 
+    def release(self, text: str, program: bytes) -> None:
+        """Have the supervisor answer uname(2) with this release. `program`: a seccomp filter that asks about that."""
+        self.steps.append(("release", text, program))
+
     def execute(
         self,
         argv: Sequence[str],
@@ -784,7 +798,7 @@ def _of_session(check: _Check, arguments: Sequence[Any]) -> str | None:
 
 
 def _of_filter(_: _Check, arguments: Sequence[Any]) -> str | None:
-    count, rest = divmod(len(arguments[0]), _INSTRUCTION_BYTES)
+    count, rest = divmod(len(arguments[-1]), _INSTRUCTION_BYTES)
     if rest or not count:
         return "the filter is no sequence of instructions"
     return None if count <= _MOST_INSTRUCTIONS else "the filter has too many instructions"
@@ -823,6 +837,7 @@ _SPECIAL: Final[dict[str, _Special]] = {
         "there are too many groups", lambda _, arguments: len(arguments[4]) <= 4 * _MOST_GROUPS
     ),
     "seccomp": _of_filter,
+    "release": _of_filter,
 }
 """What the letters do not say."""
 

@@ -84,6 +84,8 @@ class LaunchSpec(Record, kw_only=True):
     covers: tuple[Cover, ...] = ()
     processors: frozenset[int] = frozenset()
     """Those that the view's processes run on; none: those of the caller."""
+    release: str | None = None
+    """What uname(2) tells the command and its descendants; None: the kernel's."""
     nested: Nested | None = None
     """A root for programs that serve the view's files."""
     account: Account | None = None

@@ -251,13 +251,17 @@ def command(
 def _filter(plan: Plan, spec: LaunchSpec, filters: Sequence[bytes]) -> None:
     if _is_scoped(spec):
         plan.scope_sockets()
+    if spec.release is not None:
+        from overlaykit.namespace import release
+
+        plan.release(spec.release, release.instructions())
     for program in filters:
         plan.seccomp(program)
 
 
 def _restricts_last(spec: LaunchSpec, filters: Sequence[bytes]) -> bool:
     """Without no_new_privs, confinement takes CAP_SYS_ADMIN (seccomp(2), landlock_restrict_self(2))."""
-    return bool(filters or _is_scoped(spec)) and not spec.confinement.no_new_privs
+    return bool(filters or spec.release or _is_scoped(spec)) and not spec.confinement.no_new_privs
 
 
 def _is_scoped(spec: LaunchSpec) -> bool:

@@ -52,6 +52,7 @@ def launch_spec(
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
+    processors = frozenset() if view.lies is None else view.lies.processors()
     variables = environment.entries(os.environ) if env is None else env
     if not isinstance(variables, tuple):
         variables = environment.entries(variables)
@@ -88,8 +89,9 @@ def launch_spec(
         directories=directories,
         symlinks=symlinks,
         data=data,
-        covers=() if view.lies is None else view.lies.covers(),
-        processors=frozenset() if view.lies is None else view.lies.processors(),
+        covers=() if view.lies is None else view.lies.covers(processors),
+        processors=processors,
+        release=None if view.lies is None else view.lies.kernel,
         nested=nested,
         tmpfs=view.tmpfs,
         devices=view.devices,

@@ -53,10 +53,10 @@ class About(Record, kw_only=True):
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
     none. An entry notes the `daemon` that lasts as long as its mount; where that is the keeper of another one,
     `serving` names both. `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
-    that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands. `cgroups`: the
-    directories of its control groups. `address`: in the shared network `network`. `detached`: whether its output goes
-    to the log of the named view. `terminal`: whether its command has a terminal of its own. `machine`: the process
-    that relays signals to a command in a machine; 0: there is none. `kept`: the directory of a
+    that joins has `capabilities`, `no_new_privs`, the filter `seccomp` and the `release` of the kernel, as the view's
+    commands. `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`:
+    whether its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own.
+    `machine`: the process that relays signals to a command in a machine; 0: there is none. `kept`: the directory of a
     named view; `name` and the paths are those at its start then, and `current` tells those of now.
     """
 
@@ -79,6 +79,7 @@ class About(Record, kw_only=True):
     capabilities: tuple[int, ...] = ()
     no_new_privs: bool = True
     seccomp: str | None = None
+    release: str | None = None
     cgroups: tuple[str, ...] = ()
     network: str = ""
     address: str | None = None

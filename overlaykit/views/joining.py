@@ -79,6 +79,7 @@ def execute(
             if found.about.cgroups
             else None,
             processors=_processors(found.about.supervisor),
+            release=found.about.release,
         )
         if identity is not None:
             account = namespace.accounts.look_up(identity, namespaces.enter)

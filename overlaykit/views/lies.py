@@ -1,8 +1,8 @@
 """What a view is told of the machine that is not so (--lie): processors, memory, the time since the boot, identity.
 
 Files of procfs, sysfs and /etc are covered by files in memory, made when a command is launched, or by those of lxcfs,
-which follow the limits of the view; the clocks and the processors are the kernel's own means. What a system call says
-beside these (sysinfo(2), uname(2), the CPUID instruction) stays true.
+which follow the limits of the view; the clocks and the processors are the kernel's own means, and the supervisor
+answers uname(2). What a system call says beside these (sysinfo(2), the CPUID instruction) stays true.
 """
 
 from __future__ import annotations
@@ -29,17 +29,22 @@ if TYPE_CHECKING:
 _LIMIT: Final = "limit"
 """In place of a number: what the view's limits say."""
 
-_KEYS: Final = "cpus, memory, uptime, proc, hostname, machine-id, os-release, dmi.FIELD"
+_KEYS: Final = "cpus, memory, uptime, proc, kernel, hostname, machine-id, os-release, dmi.FIELD"
 _LXCFS: Final = "/var/lib/lxcfs"
 _OF_LXCFS: Final = (
     *(f"/proc/{name}" for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "stat", "swaps")),
     *("/proc/uptime", "/sys/devices/system/cpu/online"),
 )
+_RELEASE: Final = re.compile(r"[0-9]+\.[0-9]+[!-~]*")
+_LONGEST_RELEASE: Final = 64
+"""Bytes: uname(2)."""
 _FIELD: Final = re.compile(r"[a-z_]+")
 _LEAST_MEMORY: Final = 1 << 20
 _LARGEST: Final = 1 << 16
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PROCESSORS: Final = "/sys/devices/system/cpu/"
+_VERSION: Final = "/proc/version"
+_OS_RELEASE: Final = "/proc/sys/kernel/osrelease"
 _DMI: Final = "/sys/class/dmi/id/"
 
 _COUNTED: Final = re.compile(r"(siblings|cpu cores)(\s*: ).*")
@@ -62,6 +67,8 @@ class Lies(Record, kw_only=True):
     """Seconds since the boot when the command begins."""
     proc: str | None = None
     """"lxcfs": processors, memory, load and uptime are those that it shows, in place of the first three."""
+    kernel: str | None = None
+    """The kernel's release, as uname(2) and procfs tell it."""
     machine_id: str | None = None
     """32 hexadecimal digits, as machine-id(5)."""
     os_release: str | None = None
@@ -98,11 +105,10 @@ class Lies(Record, kw_only=True):
             if os.path.exists(_LXCFS + path)
         )
 
-    def covers(self) -> tuple[Cover, ...]:
-        """The files in memory, and what they cover. Raises: BadLie, OSError."""
+    def covers(self, processors: frozenset[int]) -> tuple[Cover, ...]:
+        """The files in memory, and what they cover. `processors`: those of the view. Raises: OSError."""
         found = []
         if self.cpus is not None:
-            processors = self.processors()
             found += [Cover("/proc/cpuinfo", _cpuinfo(_contents("/proc/cpuinfo"), processors))]
             listed = ",".join(map(str, sorted(processors))) + "\n"
             found += [
@@ -110,6 +116,9 @@ class Lies(Record, kw_only=True):
             ]
         if self.memory is not None:
             found.append(Cover("/proc/meminfo", _meminfo(_contents("/proc/meminfo"), self.memory)))
+        if self.kernel is not None:
+            version = _contents(_VERSION).replace(os.uname().release, self.kernel, 1)
+            found += [Cover(_OS_RELEASE, f"{self.kernel}\n"), Cover(_VERSION, version)]
         if self.machine_id is not None:
             found.append(Cover("/etc/machine-id", f"{self.machine_id}\n", make=True))
         if self.os_release is not None:
@@ -194,6 +203,16 @@ def _proc(text: str, value: str, _: Limits | None) -> str:
     return value
 
 
+def _kernel(text: str, value: str, _: Limits | None) -> str:
+    from overlaykit.namespace import release
+
+    if not _RELEASE.fullmatch(value) or len(value) > _LONGEST_RELEASE:
+        raise BadLie(text, f"give a release such as 6.1.0-13, of up to {_LONGEST_RELEASE} letters")
+    if not release.is_known():
+        raise BadLie(text, f"it can be told on {' and '.join(release.MACHINES)} alone")
+    return value
+
+
 def _machine_id(text: str, value: str, _: Limits | None) -> str:
     if not re.fullmatch(r"[0-9a-f]{32}", value):
         raise BadLie(text, "give 32 hexadecimal digits in lower case (machine-id(5))")
@@ -219,6 +238,7 @@ _PARSERS: Final[dict[str, Callable[[str, str, Limits | None], object]]] = {
     "memory": _memory,
     "uptime": _uptime,
     "proc": _proc,
+    "kernel": _kernel,
     "machine-id": _machine_id,
     "os-release": _os_release,
 }

@@ -582,6 +582,7 @@ class View:
                 capabilities=tuple(sorted(self.spec.confinement.capabilities)),
                 no_new_privs=self.spec.confinement.no_new_privs,
                 seccomp=self.spec.confinement.seccomp,
+                release=None if self.spec.lies is None else self.spec.lies.kernel,
                 supervisor=supervisor,
                 machine=machine,
                 cgroups=self._cgroups.paths if self._cgroups is not None else (),

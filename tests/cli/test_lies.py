@@ -10,10 +10,29 @@ from collections.abc import Iterator
 import pytest
 
 from ..views.fixtures import only_as, with_both_drivers
-from ..views.user import TestUser
+from ..views.user import TestUser, command
 
 MACHINE = "0123456789abcdef0123456789abcdef"
 ONE = str(min(os.sched_getaffinity(0)))
+RELEASE = "4.19.0-liar"
+PYTHON = "/usr/bin/python3"
+OTHER_CALLS = """if True:
+    import ctypes, mmap, os
+    library = ctypes.CDLL(None, use_errno=True)
+    print(library.uname(ctypes.c_void_p(8)), ctypes.get_errno())
+    if os.uname().machine == "x86_64":
+        # push rbx; mov eax, NUMBER; mov ebx, edi; int 0x80; pop rbx; ret: a call of i386.
+        code = bytes.fromhex("53b87a00000089fbcd805bc3")
+        room = mmap.mmap(-1, 4096, prot=7, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40)
+        place = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(place)
+        for number in 122, 109, 59:
+            room[: len(code)] = code
+            room[2] = number
+            result = call(place + 1024)
+            print("refused" if result < 0 else room[1024 + 2 * 65 :].partition(b"\\0")[0].decode())
+"""
+"""A bad address, then uname(2), olduname(2) and oldolduname(2) as programs of 32 bits call them."""
 
 
 @with_both_drivers
@@ -62,6 +81,79 @@ def test_commands_that_join_a_view_and_those_of_its_next_start_are_told_the_same
     user.succeeds("rm", "liar")
 
 
+@with_both_drivers
+def test_every_program_finds_the_kernel_that_it_is_told(user: TestUser) -> None:
+    script = f"""
+        uname -r; cat /proc/sys/kernel/osrelease; cut -d' ' -f3 /proc/version
+        {PYTHON} -c 'import os; print(os.uname().release)'
+        {PYTHON} -c "$1"
+        linux32 uname -mr; echo "$(hostname) $(uname -n)"
+    """
+    lie = ("--lie", f"kernel={RELEASE}", "--hostname", "liar")
+    printed = user.succeeds("run", *lie, "sh", "-c", script, "sh", OTHER_CALLS).splitlines()
+    assert printed[:4] == [RELEASE] * 4
+    i386 = [RELEASE, "refused", "refused"] if os.uname().machine == "x86_64" else []
+    assert printed[4:-2] == ["-1 14", *i386]
+    assert printed[-2].split()[0] == RELEASE
+    assert printed[-1] == "liar liar"
+
+
+def test_the_kernel_is_told_to_commands_that_join_and_to_views_inside(user: TestUser) -> None:
+    script = f"echo started; read line; exec {command()} run uname -r"
+    with user.start(
+        "run", "--name", "liar", "--lie", f"kernel={RELEASE}", "sh", "-c", script
+    ) as view:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "started\n"
+        assert user.succeeds("exec", "liar", "uname", "-r") == f"{RELEASE}\n"
+        inside, _ = view.communicate("go on\n")
+    assert inside == f"{RELEASE}\n"
+    user.succeeds("rm", "liar")
+    line = user.refused(
+        *("run", "--lie", f"kernel={RELEASE}", command(), "run", "--lie", "kernel=5.5", "true")
+    )
+    assert line == (
+        "--lie kernel: this program is in a view that tells a release already: leave it out"
+    )
+
+
+@only_as("root")
+def test_any_user_finds_the_kernel_that_it_is_told(user: TestUser) -> None:
+    run = ("run", "-u", "65534", "--lie", f"kernel={RELEASE}")
+    assert user.succeeds(*run, "uname", "-r") == f"{RELEASE}\n"
+    unconfined = ("--security-opt", "no-new-privileges=false", "--security-opt=seccomp=unconfined")
+    assert user.succeeds(*run, *unconfined, "uname", "-r") == f"{RELEASE}\n"
+
+
+def test_no_other_system_call_asks_who_tells_the_kernel(user: TestUser) -> None:
+    script = """if True:
+        import os, sys
+        for line in sys.stdin:
+            for _ in range(1000):
+                os.uname() if line == "uname\\n" else os.getppid()
+            print(flush=True)
+    """
+
+    def answers(process: int) -> int:
+        """Each is a write into the memory of the program that asks."""
+        with open(f"/proc/{process}/io") as file:
+            return int(file.read().partition("syscw: ")[2].split()[0])
+
+    lie = ("--lie", f"kernel={RELEASE}")
+    with user.start("run", *lie, PYTHON, "-c", script) as view:
+        assert view.stdin is not None
+        assert view.stdout is not None
+        counts = []
+        for call in ("uname", "getppid", "uname"):
+            before = answers(view.pid)
+            view.stdin.write(f"{call}\n")
+            view.stdin.flush()
+            assert view.stdout.readline() == "\n"
+            counts.append(answers(view.pid) - before)
+        view.stdin.close()
+    assert counts[1:] == [0, 1000]  # the first has those of the start
+
+
 def test_a_lie_may_be_what_the_limits_say(user: TestUser) -> None:
     if not user.is_root:
         line = user.refused("run", "--lie", "memory=limit", "true")
@@ -84,6 +176,12 @@ def test_a_lie_may_be_what_the_limits_say(user: TestUser) -> None:
         ("memory=1k", "--lie memory=1k: give 1m at least"),
         ("uptime=-1", "--lie uptime=-1: give seconds, or a number with s, m, h or d, such as 3d"),
         ("hostname=-x", "--hostname -x: give up to 64 letters"),
+        ("kernel=new", "--lie kernel=new: give a release such as 6.1.0-13, of up to 64 letters"),
+        (
+            "kernel=6.1 x",
+            "--lie kernel=6.1 x: give a release such as 6.1.0-13, of up to 64 letters",
+        ),
+        (f"kernel=6.1{62 * '0'}", f"--lie kernel=6.1{62 * '0'}: give a release such as 6.1.0-13"),
         ("machine-id=x", "--lie machine-id=x: give 32 hexadecimal digits in lower case"),
         ("os-release=/none", "--lie os-release=/none: give the path of a file such as /etc/os-re"),
         ("os-release=/dev/zero", "--lie os-release=/dev/zero: give the path of a file such as"),

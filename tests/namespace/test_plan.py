@@ -360,6 +360,14 @@ def test_a_filter_is_installed_with_capabilities_where_privileges_may_grow() -> 
     assert names(section(made, "command"))[-5:] == order
 
 
+def test_a_release_is_told_before_the_filters_hold() -> None:
+    made = section(plan(release="6.1"), "command")
+    assert names(made)[-5:] == ["no_new_privs", "release", "seccomp", "seccomp", "exec"]
+    free = Confinement(no_new_privs=False, seccomp=None)
+    made = section(plan(release="6.1", confinement=free, filters=()), "command")
+    assert names(made)[-3:] == ["release", "restrict_capabilities", "exec"]
+
+
 def test_an_unconfined_command_has_nothing_covered_and_no_filter() -> None:
     free = Confinement(no_new_privs=False, seccomp=None, masked=(), read_only=(), machine=False)
     made = plan(confinement=free, filters=())
@@ -459,6 +467,7 @@ def of_all_kinds() -> list[Step]:
         data=(Data(52, "/d"),),
         time_offsets="monotonic 1 0\n",
         processors=frozenset({0, 65}),
+        release="6.1",
         symlinks=(Symlink("a", "/b"),),
         supervision=alone,
     ).steps

@@ -101,6 +101,11 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", COMMAND),
         ("pass", 3),
     ),
+    "record 4: release: the filter is no sequence of instructions": (
+        *HEAD,
+        ("section", COMMAND),
+        ("release", "6.1", b"\6"),
+    ),
     "record 4: umask: it is no umask": (*HEAD, ("section", INIT), ("umask", 0o1000)),
     "record 4: hosts: the name is too long": (*HEAD, ("section", INIT), ("hosts", "x" * 65, "", 0)),
     "record 6: bind: it comes after attach_binds": (
