@@ -184,11 +184,9 @@ class CopyUp:
             return None
         if node.has_upper:
             return DataCopy(self, node, keep_data=keep_data)
-        return self._begin(
-            node,
-            keep_data=keep_data,
-            metacopy=metadata_only and (self.metacopy or not node.links),
-        )
+        # Without a name the copy has no marker: a later daemon would take it for whole.
+        leaves_data = self.metacopy if node.links else self.table.kept_plane is None
+        return self._begin(node, keep_data=keep_data, metacopy=metadata_only and leaves_data)
 
     def _begin(self, node: File, *, keep_data: bool, metacopy: bool) -> FileCopy:
         if node.links:

@@ -102,6 +102,18 @@ def test_a_file_without_a_name_keeps_its_content(stack: Stack) -> None:
         mount.await_held(open_files=0)
 
 
+def test_a_file_without_a_name_keeps_its_content_under_another_mode(stack: Stack) -> None:
+    stack.add({"lower": File(b"lower")})
+    with kept(stack) as mount, open(mount.path("lower"), "rb", buffering=0) as file:
+        os.unlink(mount.path("lower"))
+        os.fchmod(file.fileno(), 0o604)
+        kill_daemon(mount)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert file.read() == b"lower"
+        file.close()
+        mount.forget()
+
+
 def test_a_copied_file_goes_back_and_forth(stack: Stack) -> None:
     stack.add({f"d/{name}": File(b"old") for name in "abc"})
     with kept(stack) as mount:
