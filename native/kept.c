@@ -175,7 +175,7 @@ static void leave(struct node *node)
 {
     bool is_python = node->owner == PYTHON && node->id != FUSE_ROOT_ID;
     bool is_ours = node->owner == OURS || node->owner == CROSSING;
-    if (is_python || (is_ours && node->link && !node->removed)) {
+    if (is_python || (is_ours && node->link && !(node->removed && node->made))) {
         node->above_id = node->link ? node->link->above : 0;
         kept_name(node, node->link ? node->link->name : "");
     }

@@ -18,7 +18,7 @@
  * the same nodeid (claim), and takes over its lookups and its open files. A nodeid that Python does
  * not find again (the lower has changed) is dead: ESTALE.
  * A file that Python has copied up may come back (give), or stays here meanwhile, if it is small
- * and not open (to_copy). Its nodeid stays that of the lower's inode.
+ * and not open (to_change). Its nodeid stays that of the lower's inode.
  *
  * Without OPEN (`no_open`) the requests about a file name its node only. All programs share one
  * handle of it then, opened for the first request that needs it and closed when it is forgotten.
@@ -1007,7 +1007,7 @@ static bool keep_inode(struct node *node)
         return reach(node);
     if (!has_room())
         return false;
-    node->fd = openat(fd_in(node->above, true), node->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    node->fd = openat(place_above(node).fd, node->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     plane.files += node->fd >= 0;
     return node->fd >= 0;
 }
@@ -1221,14 +1221,14 @@ static bool answer_setattr(const struct fuse_in_header *header, struct node *nod
     struct stat st;
     const char *name;
     int fd;
-    if (node->owner != OURS || !node->made || in->valid & ~known ||
+    /* The kernel keeps the times of a regular file: without a name they end with it. */
+    bool is_lost = node->removed && S_ISREG(node->kind) && !(in->valid & ~of_modification);
+    if (node->owner != OURS || (!node->made && !is_lost) || in->valid & ~known ||
         (S_ISLNK(node->kind) && in->valid & FATTR_MODE) ||
         (!S_ISREG(node->kind) && in->valid & FATTR_SIZE) ||
         (S_ISREG(node->kind) && in->valid & FATTR_MODE && in->mode & SET_IDS) ||
         !place_of(node, &fd, &name) || !attributes(node, &st))
         return false;
-    /* The kernel keeps the times of a regular file: without a name they end with it. */
-    bool is_lost = node->removed && S_ISREG(node->kind) && !(in->valid & ~of_modification);
     if (!is_lost && change(node, fd, name, in, &st) < 0) {
         if (errno == EACCES)
             return false; /* Python widens the mode that denies it */
@@ -1660,7 +1660,8 @@ PyObject *py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *crossing(struct node *node)
 {
     PyObject *handles = PyList_New(0);
-    if (node->removed && node->fd >= 0) {
+    bool is_below = node->removed && !node->made && node->link; /* it is found there */
+    if (node->removed && !is_below && node->fd >= 0) {
         node->kept = node->fd;
         node->fd = -1;
         *(S_ISDIR(node->kind) ? &plane.directories : &plane.files) -= 1;
@@ -1676,7 +1677,7 @@ static PyObject *crossing(struct node *node)
     PyObject *modified =
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
     return Py_BuildValue("KyKKNL(NLLN)iNbN", (unsigned long long)(*node->name ? node->above_id : 0),
-                         node->name, (unsigned long long)node->id,
+                         is_below ? node->link->name : node->name, (unsigned long long)node->id,
                          (unsigned long long)node->lookups, handles, (long long)node->change_time,
                          modified, (long long)node->asked, (long long)node->opened,
                          PyBool_FromLong(node->direct), fd, PyBool_FromLong(node->made),
@@ -1720,7 +1721,7 @@ ABOUT_NODE(claim)
     if (!node)
         node = add(id, NULL, "", PYTHON);
     struct node *above = node->above;
-    if (above)
+    if (above && (node->made || !node->removed))
         kept_link(node, *node->name ? above->id : 0, node->name);
     STORED();
     node->owner = PYTHON;
@@ -1799,30 +1800,62 @@ PyObject *py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_TRUE;
 }
 
-/* The node of a lower's file that the pending request opens for writing, if the plane may keep it:
- * in a directory of the upper that Python has, and not open. Else NULL. */
-static struct node *to_copy(const struct fuse_in_header *header)
+/* The node of a lower's file that the pending request opens for writing or removes, if the plane
+ * may keep it: in a directory of the upper that Python has, and not open. Else NULL. */
+static struct node *to_change(const struct fuse_in_header *header)
 {
     const struct fuse_open_in *in = (const void *)(header + 1);
-    struct node *node = plane.pending && header->opcode == FUSE_OPEN ? find(header->nodeid) : NULL;
-    bool writes = node && ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC);
-    return writes && node->owner == OURS && !node->made && !node->left && !node->handles &&
-                   S_ISREG(node->kind) && node->above->owner == PYTHON && node->above->upper >= 0 &&
-                   takes_changes(node->above) && !plane.no_open && has_room()
+    struct node *node = plane.pending ? find(header->nodeid) : NULL;
+    if (node && header->opcode == FUSE_UNLINK)
+        node = child(node, (const char *)in);
+    else if (header->opcode != FUSE_OPEN ||
+             ((in->flags & O_ACCMODE) == O_RDONLY && !(in->flags & O_TRUNC)))
+        return NULL;
+    return node && node->owner == OURS && !node->made && !node->left && !node->handles &&
+                   !S_ISDIR(node->kind) && node->above->owner == PYTHON &&
+                   node->above->upper >= 0 && takes_changes(node->above) && !plane.no_open
                ? node
                : NULL;
 }
 
-PyObject *py_plane_to_copy(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_plane_to_change(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_open_in *in = (const void *)(header + 1);
-    const struct node *node = to_copy(header);
-    if (!node)
+    struct node *node = to_change(header);
+    struct stat st;
+    bool opens = header->opcode == FUSE_OPEN;
+    if (!node || !(opens ? has_room() : keep_inode(node)))
         Py_RETURN_NONE;
-    return Py_BuildValue("KKybII", (unsigned long long)node->id,
-                         (unsigned long long)node->above->id, node->name, node->found_at, in->flags,
-                         header->pid);
+    if (!opens && (fstat(node->fd, &st) < 0 || !is_inode_of(node, &st))) {
+        close_node(node);
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("IKKybII", header->opcode, (unsigned long long)node->id,
+                         (unsigned long long)node->above->id, node->name, node->found_at,
+                         opens ? in->flags : 0, header->pid);
+}
+
+PyObject *py_plane_take_removal(PyObject *Py_UNUSED(module), PyObject *given)
+{
+    const struct fuse_in_header *header = (void *)plane.block;
+    const char *place = PyBytes_AsString(given);
+    if (!place)
+        return NULL;
+    struct node *node = to_change(header);
+    if (!node || node->fd < 0)
+        Py_RETURN_FALSE;
+    if (*place) {
+        keep_name(node->above, node->name, (struct name){.place = ABSENT});
+        kept_link(node, 0, place);
+    }
+    STORED();
+    end_removal(node, *place);
+    if (!*place)
+        Py_RETURN_FALSE;
+    reply(header->unique, 0, NULL, 0);
+    plane.pending = 0;
+    Py_RETURN_TRUE;
 }
 
 PyObject *py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
@@ -1834,7 +1867,7 @@ PyObject *py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
     struct stat st;
     if (!PyArg_ParseTuple(args, "iL", &fd, &change_time))
         return NULL;
-    struct node *node = to_copy(header);
+    struct node *node = header->opcode == FUSE_OPEN ? to_change(header) : NULL;
     if (!node || node->found_at != PLACE_OF_PYTHON || fstat(fd, &st) < 0 ||
         st.st_dev != plane.upper_device || st.st_ino >= INODE_LIMIT)
         Py_RETURN_FALSE;

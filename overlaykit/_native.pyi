@@ -303,15 +303,21 @@ def plane_give(
     is granted for changes, and the plane knows all of its handles.
     """
 
-def plane_to_copy() -> tuple[int, int, bytes, int, int, int] | None:
-    """What the pending request opens for writing, if that is a lower's file of the plane's in a directory of the upper.
+def plane_to_change() -> tuple[int, int, int, bytes, int, int, int] | None:
+    """What the pending request opens for writing or removes, if a lower's file of the plane's in one of the upper's.
 
-    That is: nodeid, nodeid of the directory above, name, place as of `plane_crossings`, flags of open(2), and the
-    caller's process. Nothing crosses to Python yet.
+    That is: its opcode, nodeid, nodeid of the directory above, name, place as of `plane_crossings`, flags of open(2),
+    and the caller's process. Nothing crosses to Python yet. A removal is followed by `plane_take_removal`.
+    """
+
+def plane_take_removal(place: bytes, /) -> bool:
+    """Answer the pending request of `plane_to_change`: the name is hidden now. Returns: whether it is answered.
+
+    `place`: where the file lies in a lower, as of `plane_link`; empty: nothing was changed.
     """
 
 def plane_take_copy(fd: int, changed: int, /) -> bool:
-    """Answer the pending request of `plane_to_copy` with the copy of its file, which has that name in the upper now.
+    """Answer the pending request of `plane_to_change` with the copy of its file, which has that name in the upper now.
 
     `fd`: of the copy, which reads and writes. `changed`: its change time for the kernel.
     Returns: whether it is the plane's, with `fd`. Requires: `plane_revoke` has taken the name back before.

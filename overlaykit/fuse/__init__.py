@@ -8,7 +8,7 @@ Requests about directories that lie in one lower alone, about names of merged di
 and about names that programs have made in the upper, reach no Python: native/plane.c answers them while this thread
 waits (`plane`). Its nodes cross to `overlay` before a request that names them does. A file goes back once it is copied
 up, if no other request is under way, which may rely on its node. A small one that is opened for writing does not cross:
-it is copied up while the plane has its node (`Plane.answer_after_copy`).
+it is copied up while the plane has its node (`Plane.answer_after_change`).
 
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 

@@ -7,7 +7,7 @@ in, or that only Python finds it. A name that Python changes there is Python's f
 granted for changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request
 that names them does, or when Python looks their names up. A file of the upper that Python has copied up, renamed or
 found goes back to the plane at the end of the request (`Plane.give`). A small file that is opened for writing is copied
-up while the plane has it (`Plane.answer_after_copy`).
+up, and a file is removed, while the plane has it (`Plane.answer_after_change`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ _MOST_RESOLVED: Final = 1 << 15
 _FORGOTTEN: Final = struct.Struct("=Qq")
 _LISTING: Final = (28, 44)
 _MAKING: Final = (35, 9, 6)
-"""READDIR and READDIRPLUS; CREATE, MKDIR and SYMLINK (include/uapi/linux/fuse.h)."""
+_UNLINK: Final = 10
+"""READDIR and READDIRPLUS; CREATE, MKDIR and SYMLINK; UNLINK (include/uapi/linux/fuse.h)."""
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
 _ENTRY_BYTES: Final = 512
@@ -172,40 +173,57 @@ class Plane:
 
     # For the session
 
-    def answer_after_copy(self) -> bool:
-        """Copy up the plane's file that the pending request opens for writing, if it is a small plain one.
+    def answer_after_change(self) -> bool:
+        """Copy up the plane's small plain file that the pending request opens for writing; or remove one of a lower.
 
-        The node stays the plane's, and its descriptor becomes that of the copy. Requires: called before `take_back`.
+        The node stays the plane's. Requires: called before `take_back`.
         Returns: whether the plane has answered the request then.
         """
-        wanted = _native.plane_to_copy() if self._upper_device >= 0 else None
+        wanted = _native.plane_to_change() if self._upper_device >= 0 else None
         if wanted is None:
             return False
         began = time.perf_counter_ns()
-        nodeid, above, name, place, flags, pid = wanted
+        opcode, nodeid, above, name, place, flags, pid = wanted
         directory = self._filesystem.nodes.by_nodeid.get(above)
-        if not isinstance(directory, Directory):
-            return False
+        is_removal = opcode == _UNLINK
+        is_done = False
         asking.set(pid)
         try:
-            copy = self._copying.copy_without_node(
-                directory, name, place, nodeid, keep_data=not flags & os.O_TRUNC
-            )
-            if copy is None:
-                return False
-            changed = self._filesystem.nodes.change_times.get(nodeid, copy.stat.st_ctime_ns)
-            descriptor = copy.take()
-            is_taken = _native.plane_take_copy(descriptor, changed)
-            if is_taken:
-                self._count("open", time.perf_counter_ns() - began)
+            if not isinstance(directory, Directory):
+                pass
+            elif is_removal:
+                is_done = self._remove(directory, name, place)
             else:
-                os.close(descriptor)
-            return is_taken
+                is_done = self._copy(directory, name, place, nodeid, flags)
         except Exception:
-            log.exception("a copy-up failed")
-            return False
+            log.exception("a change failed")
         finally:
+            if is_removal and not is_done:
+                _native.plane_take_removal(b"")
             self._filesystem.between_operations()
+        if is_done:
+            self._count("unlink" if is_removal else "open", time.perf_counter_ns() - began)
+        return is_done
+
+    def _copy(self, directory: Directory, name: bytes, place: int, nodeid: int, flags: int) -> bool:
+        copy = self._copying.copy_without_node(
+            directory, name, place, nodeid, keep_data=not flags & os.O_TRUNC
+        )
+        if copy is None:
+            return False
+        changed = self._filesystem.nodes.change_times.get(nodeid, copy.stat.st_ctime_ns)
+        descriptor = copy.take()
+        is_taken = _native.plane_take_copy(descriptor, changed)
+        if not is_taken:
+            os.close(descriptor)
+        return is_taken
+
+    def _remove(self, directory: Directory, name: bytes, place: int) -> bool:
+        try:
+            where = self._filesystem.removal.unlink_below(directory, name, place)
+        except OSError:  # the other way reports it, or gets round it
+            return False
+        return bool(where) and _native.plane_take_removal(where)
 
     def answer_after_grant(self) -> bool:
         """Grant the directory that the pending request is about, if it is one to grant.
@@ -569,7 +587,7 @@ class Plane:
         filesystem.nodes.expected = nodeid if is_left or is_given else 0
         directory = filesystem.nodes.by_nodeid.get(above)
         with contextlib.suppress(OSError):  # the lower has changed
-            if is_left:
+            if is_left or (name and not above):
                 if isinstance(directory, Directory) or not above:
                     node = filesystem.lookup.adopt_left(
                         directory if isinstance(directory, Directory) else None,

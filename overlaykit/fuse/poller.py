@@ -122,7 +122,7 @@ class Poller:
                 await trio.lowlevel.checkpoint()
                 self._last_scheduler_turn = now
             is_idle = _native.plane_wait(fd, self._tasks, _POLL_MILLISECONDS, polls)
-            if not is_idle and self.plane.answer_after_copy():
+            if not is_idle and self.plane.answer_after_change():
                 continue
             self.plane.take_back()
             if not is_idle:

@@ -60,6 +60,21 @@ class Removal:
         tree.table.unlink(node, directory, name)
         self.forget_link(node, count)
 
+    def unlink_below(self, directory: Directory, name: bytes, place: int) -> bytes:
+        """As `unlink`, of a file that has no node and one name: the lower at the index `place` shows.
+
+        Returns: the lower's index and the path in it; empty if nothing is done. Raises OSError, with nothing changed.
+        """
+        tree = self._tree
+        if directory.upper is None or directory.orphaned or name in directory.children:
+            return b""
+        lower = directory.lowers[place]
+        layer_dir = tree.writable_directory(directory, name)
+        reach("unlink.counted")
+        tree.whiteouts.hide_lower(layer_dir, name)
+        reach("unlink.removed")
+        return b"%d/%s" % (lower.layer.index, lower.path(name))
+
     @operation
     def rmdir(self, directory: Directory, name: bytes) -> None:
         """Raises OSError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS."""

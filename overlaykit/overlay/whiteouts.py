@@ -101,6 +101,11 @@ class Whiteouts:
             self.remove_aufs_whiteout(layer_dir, name)
             raise
 
+    def hide_lower(self, layer_dir: LayerDir, name: bytes) -> None:
+        """Put a whiteout where the upper has nothing, in one step if possible."""
+        if not self._link_spare(layer_dir, name):
+            self.hide(layer_dir, name)
+
     def hide_directory(self, layer_dir: LayerDir, name: bytes) -> None:
         """Replace a directory of the upper with a whiteout, and remove the markers in it.
 
@@ -248,22 +253,30 @@ class Whiteouts:
         Requires: the view shows nothing under the new name.
         """
         layer_dir, name = move.new_dir, move.new_name
-        if self._spare is not None and self._links < _SPARE_LINKS:
-            self._announce_whiteout_files(layer_dir)
-            # Else `hide` knows the ways out.
-            with contextlib.suppress(OSError):
-                os.link(
-                    self._spare,
-                    name,
-                    src_dir_fd=self._work.layer_dir.fd(),
-                    dst_dir_fd=layer_dir.fd(),
-                    follow_symlinks=False,
-                )
-                self._links += 1
-                return True
+        if self._link_spare(layer_dir, name):
+            return True
         if self._is_onto_whiteout(move):
             return False
         self.hide(layer_dir, name)
+        return True
+
+    def _link_spare(self, layer_dir: LayerDir, name: bytes) -> bool:
+        """Make a name of the upper, which has none, one of the spare whiteout. Returns: false if nothing is made."""
+        if self._spare is None or self._links >= _SPARE_LINKS:
+            return False
+        self._announce_whiteout_files(layer_dir)
+        work = self._work.layer_dir
+        try:
+            os.link(
+                self._spare,
+                name,
+                src_dir_fd=work.fd(),
+                dst_dir_fd=layer_dir.fd(),
+                follow_symlinks=False,
+            )
+        except OSError:  # `hide` knows the ways out
+            return False
+        self._links += 1
         return True
 
     def _move_onto(self, move: Move) -> None:

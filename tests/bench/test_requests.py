@@ -57,12 +57,12 @@ IN_PYTHON: Mapping[str, float] = {
     "width/create 1000": 0.05,
     "copy-up/small": 1.1,
     "rename/lower": 1.1,
-    "unlink/lower": 2.1,
-    "rm/lower": 2.1,
+    "unlink/lower": 1.1,
+    "rm/lower": 1.1,
 }
 """Requests of one operation that reach Python: those for the root, and the first one for a directory.
 
-A copy-up, a rename and a removal of a lower's file take one; and a removed file's change time another one.
+A copy-up, a rename and a removal of a lower's file take one.
 """
 
 WRITTEN: Mapping[str, int] = {

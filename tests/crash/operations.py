@@ -59,6 +59,17 @@ def _unlink(*names: str) -> Run:
     return run
 
 
+def _after_another(run: Run) -> Run:
+    """Where the data plane makes names, and so knows those of the lowers."""
+
+    def after(root: str) -> None:
+        os.close(os.open(f"{root}/other", os.O_CREAT | os.O_EXCL))
+        os.unlink(f"{root}/other")
+        run(root)
+
+    return after
+
+
 def _chmod(name: str) -> Run:
     return lambda root: os.chmod(f"{root}/{name}", 0o711)
 
@@ -152,6 +163,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "unlink of a lower file": Operation(
         _unlink("f"), ("unlink.counted", "unlink.removed"), ({"f": _FILE},)
+    ),
+    "unlink of a lower file in a changed directory": Operation(
+        _after_another(_unlink("f")),
+        ("unlink.counted", "unlink.removed"),
+        ({"f": _FILE},),
+        upper={"n": _OTHER},
     ),
     "unlink of a changed file": Operation(
         _unlink("f"), ("unlink.counted", "unlink.removed"), ({"f": _FILE},), upper={"f": _OTHER}

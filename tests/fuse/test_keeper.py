@@ -114,6 +114,32 @@ def test_a_file_without_a_name_keeps_its_content_under_another_mode(stack: Stack
         mount.forget()
 
 
+def test_a_removed_file_of_a_lower_is_found_in_it(stack: Stack) -> None:
+    """A program has its inode, which it has not opened."""
+    lower = stack.add({f"d/{name}": File(b"lower", 0o640) for name in "efg"})
+    with kept(stack) as mount:
+        os.unlink(mount.path("d/e"))
+        fds = [os.open(mount.path(f"d/{name}"), os.O_PATH) for name in "fg"]
+        for name in "fg":
+            os.unlink(mount.path(f"d/{name}"))
+        os.chmod(f"/proc/self/fd/{fds[1]}", 0o604)  # now it is Python's
+        for _ in range(2):
+            kill_daemon(mount)
+            for fd, mode in zip(fds, (0o640, 0o604), strict=True):
+                with open(f"/proc/self/fd/{fd}", "rb") as file:
+                    assert file.read() == b"lower"
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                st = os.fstat(fd)
+                assert (stat.S_IMODE(st.st_mode), st.st_nlink) == (mode, 0)
+            assert os.listdir(mount.path("d")) == []
+        for fd in fds:
+            os.close(fd)
+        mount.forget()
+    assert {stat.S_IMODE(os.stat(os.path.join(lower, f"d/{name}")).st_mode) for name in "fg"} == {
+        0o640
+    }
+
+
 def test_a_copied_file_goes_back_and_forth(stack: Stack) -> None:
     stack.add({f"d/{name}": File(b"old") for name in "abc"})
     with kept(stack) as mount:

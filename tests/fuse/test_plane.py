@@ -608,6 +608,69 @@ def test_small_files_are_copied_up_while_the_plane_has_them(stack: Stack) -> Non
             assert found.read() == b"lower"
 
 
+@only_with_open
+@only_with_plane
+def test_files_of_a_lower_are_removed_while_the_plane_has_them(stack: Stack) -> None:
+    stack.add({f"d/{number}": File(b"lower") for number in range(FILES)} | {"d/s": Symlink("0")})
+    with mounted(stack) as mount:
+        os.unlink(mount.path("d/0"))  # which copies the directory up
+        os.stat(mount.path("d/1"))
+        before = mount.counted().requests["unlink"]
+        for name in [*range(1, FILES), "s"]:
+            os.unlink(mount.path(f"d/{name}"))
+            assert not os.path.lexists(mount.path(f"d/{name}"))
+        mount.forget()
+        requests = mount.counted().requests
+        assert requests["unlink"] - before == FILES
+        # Those of the first one, and of the directory.
+        assert requests.get("setattr", 0) + requests.get("forget", 0) < FILES // 4
+        with open(mount.path("d/1"), "x") as file:
+            file.write("new")
+        assert os.listdir(mount.path("d")) == ["1"]
+    with mounted(stack) as mount:
+        assert os.listdir(mount.path("d")) == ["1"]
+
+
+def test_a_removed_file_of_a_lower_is_never_written_to(stack: Stack) -> None:
+    """A program keeps its inode, without opening it, and so can still change it."""
+    lower = stack.add({f"d/{name}": File(b"lower", 0o640) for name in "fgh"})
+    before = os.stat(os.path.join(lower, "d/g"))
+    with mounted(stack) as mount, contextlib.ExitStack() as files:
+        os.unlink(mount.path("d/f"))
+        kept = [os.open(mount.path(f"d/{name}"), os.O_PATH) for name in "gh"]
+        for fd in kept:
+            files.callback(os.close, fd)
+        for name in "gh":
+            os.unlink(mount.path(f"d/{name}"))
+        with open(mount.path("d/g"), "xb") as file:
+            file.write(b"another")
+        paths = [f"/proc/self/fd/{fd}" for fd in kept]
+        os.utime(paths[0], ns=(5, 7))
+        for path, fd in zip(paths, kept, strict=True):
+            assert os.fstat(fd).st_nlink == 0
+            with open(path, "rb") as file:
+                assert file.read() == b"lower"
+        assert os.stat(paths[0]).st_mtime_ns == 7
+        os.chmod(paths[0], 0o600)
+        with open(paths[0], "r+b") as file:
+            file.write(b"UP")
+        with open(paths[0], "rb") as file:
+            assert file.read() == b"UPwer"
+        assert os.stat(paths[0]).st_mode == stat.S_IFREG | 0o600
+        files.close()
+        mount.forget()
+        mount.await_held(open_files=0)
+        assert os.listdir(mount.path("d")) == ["g"]
+    after = os.stat(os.path.join(lower, "d/g"))
+    assert (after.st_mode, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_mode,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
+    with open(os.path.join(lower, "d/g"), "rb") as file:
+        assert file.read() == b"lower"
+
+
 def test_a_copied_file_that_is_the_planes_again_crosses_once_more(stack: Stack) -> None:
     lower = stack.add({f"d/{name}": File(b"lower") for name in "fgh"} | {"e/f": File(b"other")})
     with mounted(stack) as mount:

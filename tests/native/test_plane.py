@@ -868,13 +868,13 @@ def test_a_copy_takes_the_place_of_the_planes_file() -> None:
         wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(ctypes.c_int(0)))
 
     begin_open("f", os.O_WRONLY)
-    assert _native.plane_to_copy() is None  # no names of the directory are to be changed here yet
+    assert _native.plane_to_change() is None  # no names of the directory are to be changed here yet
     receive()
     assert adopt(_native.plane_crossings()) == [(ROOT, b"f", 1)]
     assert _native.plane_grant_changes(ROOT, upper, 0, [lower])
 
     begin_open("g", os.O_RDWR)
-    assert _native.plane_to_copy() == (nodeids["g"], ROOT, b"g", 0, os.O_RDWR, 7)
+    assert _native.plane_to_change() == (OPEN, nodeids["g"], ROOT, b"g", 0, os.O_RDWR, 7)
     assert _native.plane_fetch(ROOT, b"missing") == []
     with open("upper/g", "x+b") as copy:
         copy.write(b"upper")
@@ -882,7 +882,7 @@ def test_a_copy_takes_the_place_of_the_planes_file() -> None:
     assert not _native.plane_take_copy(descriptor, 5)  # its name has not been taken back
     _native.plane_revoke(ROOT, True, b"g")
     assert _native.plane_take_copy(descriptor, 5)
-    assert _native.plane_to_copy() is None
+    assert _native.plane_to_change() is None
     assert _native.plane_crossings() == []
     handle = handle_of((0, wire.ours.recv(1 << 12)[_OUT.size :]))
     assert read(wire, nodeids["g"] or 0, handle) == (0, b"upper")
@@ -890,13 +890,63 @@ def test_a_copy_takes_the_place_of_the_planes_file() -> None:
     assert wire.look_up(ROOT, b"g") == nodeids["g"]
 
     begin_open("h", os.O_RDONLY | os.O_TRUNC)
-    assert _native.plane_to_copy() is not None
+    assert _native.plane_to_change() is not None
     _native.plane_revoke(ROOT, True, b"h")
     ((*_, is_made, place, _),) = _native.plane_crossings()
     assert (is_made, place) == (False, _native.PLACE_OF_PYTHON)
     receive()
     with open("layer/g") as file:
         assert file.read() == "lower"
+
+
+@sandboxed
+def test_a_removed_file_of_a_lower_stays_the_planes() -> None:
+    """Until a request changes it: then it crosses with its place in the lower. Its descriptor is closed at the end."""
+    for name in "fgh":
+        write(f"{name}", "lower")
+    os.mkdir("upper")
+    wire = Wire()
+    lower, upper = (os.open(name, os.O_PATH) for name in ("layer", "upper"))
+    names = [(name, 0, stat.S_IFREG >> 12, 0) for name in (b"f", b"g", b"h")]
+    assert _native.plane_resolve(ROOT, ROOT, upper, [lower], [(0, True)], True, names)
+    assert _native.plane_grant_changes(ROOT, upper, 0, [lower])
+    nodeids = {name: wire.look_up(ROOT, name.encode()) or 0 for name in "fgh"}
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def begin_removal(name: str) -> None:
+        body = name.encode() + b"\0"
+        wire.ours.send(_HEADER.pack(40 + len(body), UNLINK, 2, ROOT, 0, 0, 7, 0, 0) + body)
+        assert not _native.plane_wait(wire.device.fileno(), -1, 0, False)
+        assert _native.plane_to_change() == (UNLINK, nodeids[name], ROOT, name.encode(), 0, 0, 7)
+
+    def ask(opcode: int, name: str, *values: int) -> tuple[int, bytes] | None:
+        body = struct.pack("=IIQQQQQQIIIIIIIII", *values, *(0,) * (17 - len(values)))
+        return wire.ask(opcode, nodeids[name], body if opcode == SETATTR else bytes(16))
+
+    for name in "fg":
+        begin_removal(name)
+        _native.plane_revoke(ROOT, True, name.encode())
+        assert _native.plane_take_removal(b"1/" + name.encode())
+        assert _OUT.unpack(wire.ours.recv(1 << 12))[1] == 0
+        assert not _native.plane_take_removal(b"1/f")  # nothing is pending
+        assert wire.look_up(ROOT, name.encode()) == 0
+        for reply in (ask(SETATTR, name, 1 << 5 | 1 << 10), ask(GETATTR, name)):
+            assert reply is not None
+            assert reply[0] == 0
+            assert _ATTR.unpack_from(reply[1], 16)[10] == 0  # nlink
+    assert ask(SETATTR, "g", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o600) is None
+    ((above, name_or_place, nodeid, *_, inode, is_made, place, _),) = _native.plane_crossings()
+    assert (above, name_or_place, nodeid, inode) == (0, b"1/g", nodeids["g"], -1)
+    assert (is_made, place) == (False, _native.PLACE_OF_PYTHON)
+    assert _native.plane_claim(nodeids["g"])
+    _native.plane_drop(nodeids["g"])
+    assert wire.ask(FORGET, nodeids["f"], struct.pack("=Q", 1)) is None
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+    begin_removal("h")
+    assert not _native.plane_take_removal(b"")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert [crossing[1] for crossing in _native.plane_fetch(ROOT, b"h")] == [b"h"]
 
 
 def is_without_descriptor(handle: int) -> bool:
