@@ -1,11 +1,12 @@
 """What runs, asked: `Client`, which the commands use too.
 
 May import: `views`, `changes`, `fuse`, `overlay` and the ground floor. It joins a daemon's control socket
-(docs/control.md) to the comparison of the daemon's layers, which takes too long for a daemon.
+(docs/control.md) to the comparison of layers where no daemon can compare them.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from overlaykit.errors import Error
@@ -17,8 +18,9 @@ from overlaykit.views.registry import ANSWER_SECONDS, DaemonSilent, NotRunning, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
-    from typing import Self, TypeVar
+    from typing import Any, Self, TypeVar
 
     from overlaykit.changes.opening import Opened
     from overlaykit.fuse.control import Measured
@@ -63,8 +65,8 @@ class Stack(Record, kw_only=True):
     """Directories that are merged: `layers`, top first, below `upper`.
 
     `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
-    without `-l`: nothing says which the upper lay on. `tried`, `ignored`: of a view of `try`, the directories whose
-    changes may be applied, and patterns of paths that never are.
+    without `-l`: nothing says which the upper lay on. `control`: the socket of its daemon. `tried`, `ignored`: of a
+    view of `try`, the directories whose changes may be applied, and patterns of paths that never are.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Stack(Record, kw_only=True):
     layers: tuple[str, ...]
     running: About | None = None
     assumed: bool = False
+    control: str = ""
     tried: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -144,13 +147,61 @@ class Client:
             raise NoDaemon(self._name)
         return self._ask(control.Stats(), control.Measured)
 
-    def diff(self, path: str = "/", *, times: bool = False) -> list[dict[str, object]]:
+    def diff(self, path: str = "/", *, times: bool = False) -> list[dict[str, Any]]:
         """The changes of a path and of all below it: objects as of `overlaykit diff --json` (docs/changes.md).
 
-        The comparison runs in this process, which needs the right to read the layers.
         `times`: also files of which nothing but the modification time differs.
         Raises: NothingWritten: it is read-only; NoSuchPath; LayerCovered; OSError.
         """
+        import json
+
+        return [json.loads(change) for change in self.changes_as_json(path, times=times)]
+
+    def changes_as_json(self, path: str = "/", *, times: bool = False) -> Iterator[str]:
+        """As `diff`: each the text of an object, as it is found.
+
+        The daemon compares, in a child. One in a user namespace of its own, as that of an ordinary user's view, does
+        not see all owners: then, and without a daemon, this process compares. It needs the right to read the layers.
+        """
+        if self._running.about.daemon:
+            flush(self._running.about)
+            try:
+                yield from self._compared_by_daemon(control.Diff(path, times))
+                return
+            except OSError as error:
+                if error.errno == errno.EROFS:
+                    raise NothingWritten(self._name) from None
+                if error.errno == errno.ENOENT:
+                    raise NoSuchPath(path) from None
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+        yield from self._compared_here(path, times=times)
+
+    def _compared_by_daemon(self, request: control.Diff) -> Iterator[str]:
+        """Raises: NotRunning, DaemonSilent, OSError of the answer."""
+        was_connected = self._connection is not None
+        has_ended = False
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            for change in self._connection.changes(request):
+                was_connected = False
+                yield change.decode("ascii")
+            has_ended = True
+            return
+        except (TimeoutError, BlockingIOError):
+            raise self._silent() from None
+        except (ConnectionResetError, BrokenPipeError):
+            if not was_connected:
+                raise NotRunning(self._name) from None
+        finally:
+            if not has_ended:
+                self.close()
+        yield from self._compared_by_daemon(request)
+
+    def _compared_here(self, path: str, *, times: bool) -> Iterator[str]:
+        import json
+
         from overlaykit.changes.plain import plain
         from overlaykit.changes.read import Comparison
 
@@ -160,7 +211,8 @@ class Client:
         with Comparison.of_upper(upper, lowers) as comparison:
             if beneath and not comparison.has(beneath):
                 raise NoSuchPath(path)
-            return [plain(change) for change in comparison.changes(beneath, times=times)]
+            for change in comparison.changes(beneath, times=times):
+                yield json.dumps(plain(change))
 
     def stack(self) -> Stack:
         """The directories that are merged. Raises: NothingWritten: it is read-only."""
@@ -173,7 +225,13 @@ class Client:
             upper = None if found.upper is None else about.changes or found.upper
         if upper is None:
             raise NothingWritten(self._name)
-        return Stack(name=self._name, upper=upper, layers=layers, running=about)
+        return Stack(
+            name=self._name,
+            upper=upper,
+            layers=layers,
+            running=about,
+            control=self._running.control,
+        )
 
     def close(self) -> None:
         """End the connection. The next request makes another one."""
@@ -196,14 +254,16 @@ class Client:
             return self._connection.ask(request, kind)
         except (TimeoutError, BlockingIOError):  # EAGAIN: too many clients wait already
             self.close()
-            daemon = self._running.about.daemon
-            raise DaemonSilent(self._name, daemon, round(self._seconds)) from None
+            raise self._silent() from None
         except (ConnectionResetError, BrokenPipeError):
             # Idle for too long, or of a daemon that was restarted.
             self.close()
             if not was_connected:
                 raise NotRunning(self._name) from None
         return self._ask(request, kind)
+
+    def _silent(self) -> DaemonSilent:
+        return DaemonSilent(self._name, self._running.about.daemon, round(self._seconds))
 
     def _connect(self) -> control.Connection:
         try:

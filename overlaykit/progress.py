@@ -36,6 +36,18 @@ def shown(show: Show) -> Iterator[None]:
         _shows.pop()
 
 
+def show(what: str, done: int, total: int) -> None:
+    """Show work that another process does."""
+    if _shows:
+        _shows[-1].show(what, done, total)
+
+
+def end() -> None:
+    """The work of another process is done, or has failed."""
+    if _shows:
+        _shows[-1].end()
+
+
 def counted(items: Iterable[_Item], what: str, total: int = 0) -> Iterable[_Item]:
     """The items, each counted when it is taken."""
     return _counted(items, what, total, _shows[-1]) if _shows else items

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "client": {"views", "changes", "fuse", "overlay", *GROUND},
     "views": {"fuse", "namespace", "layers", "machine", "overlay", *GROUND},
     "changes": {"overlay", "layers", *GROUND},
-    "fuse": {"overlay", *GROUND},
+    "fuse": {"changes", "overlay", *GROUND},
     "namespace": GROUND,
     "layers": GROUND,
     "machine": {"_native", "errors", "record", "scope"},

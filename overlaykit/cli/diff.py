@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import stat
 import sys
@@ -110,9 +111,9 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.all and (args.patch or args.stat or args.json):
         raise Usage("diff", "-a is for the list: --patch, --stat and --json leave nothing out")
-    from overlaykit.changes.read import Comparison
     from overlaykit.cli import stacks
-    from overlaykit.client import NoSuchPath
+    from overlaykit.client import Client, NoSuchPath
+    from overlaykit.views.registry import RunningView
 
     beneath = os.fsencode(os.path.normpath("/" + args.path).strip("/"))
     both = stacks.sides(args.view, args.layers)
@@ -124,17 +125,25 @@ def main(arguments: list[str]) -> int:
             if args.json:
                 _print_json(())
             return 0
+        if args.json and stack.running is not None:
+            with progress.shown(), Client.of(RunningView(stack.running, stack.control)) as client:
+                found = _print_json(client.changes_as_json(args.path, times=args.times))
+            return 1 if found and args.exit_code else 0
+        from overlaykit.changes.read import Comparison
+
         upper, lowers = stack.open()
         assert upper is not None
         comparison = Comparison.of_upper(upper, lowers)
     else:
+        from overlaykit.changes.read import Comparison
+
         comparison = Comparison.of_stacks(both[0].open(), both[1].open())
     with progress.shown(), comparison:
         if beneath and not comparison.has(beneath):
             raise NoSuchPath(args.path)
         changes = comparison.changes(beneath, times=args.times)
         if args.json:
-            found = _print_json(changes)
+            found = _print_json(json.dumps(plain(change)) for change in changes)
         elif args.patch:
             found = _print_patch(comparison, list(changes))
         elif args.stat:
@@ -149,15 +158,13 @@ def _say_assumption(stack: Stack) -> None:
         print_error(f"{stack.name}: compared with the host's files: -l names other layers")
 
 
-def _print_json(changes: Iterable[Change]) -> int:
+def _print_json(changes: Iterable[str]) -> int:
     """Print an array, an object a line. Returns: how many."""
-    import json
-
     count = 0
     print("[", end="")
     for change in changes:
         print(",\n " if count else "\n ", end="")
-        print(json.dumps(plain(change)), end="")
+        print(change, end="")
         count += 1
     print("\n]" if count else "]")
     return count

@@ -1,6 +1,7 @@
 """The mount: the FUSE requests, answered by `overlaykit.overlay`, and the daemon process around them.
 
-May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that floor; never `namespace` or `layers`.
+May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that floor; never `namespace` or `layers`;
+and `overlaykit.changes` in a child that compares.
 Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`, and at `server`,
 which forks daemons.
 

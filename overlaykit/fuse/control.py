@@ -16,6 +16,7 @@ from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Final, Self, TypeVar
 
     T = TypeVar("T", bound=Record)
@@ -37,6 +38,16 @@ class Explain(Record):
     path: str
 
 
+class Diff(Record):
+    """What the upper changes of its layers at `path`, from the root of the mount, and below it.
+
+    Each change is a line before the answer. `times`: also files of which nothing but the modification time differs.
+    """
+
+    path: str = "/"
+    times: bool = False
+
+
 class Stats(Record):
     """What the daemon holds in memory, and which requests of the kernel it has had."""
 
@@ -55,6 +66,20 @@ class Versions(Record):
     protocol: int
     overlaykit: str
     requests: tuple[str, ...]
+
+
+class Compared(Record):
+    """The number of `changes`."""
+
+    changes: int
+
+
+class Progress(Record):
+    """How far a comparison is: `done` of `total`, which is 0 if it is not known."""
+
+    what: str
+    done: int
+    total: int
 
 
 class Measured(Record):
@@ -98,18 +123,24 @@ class Refusal(Record):
         return OSError(number, self.message, *(() if self.path is None else (self.path,)))
 
 
-Request = Version | Explain | Stats | Stack | End
-Answer = Versions | Explanation | Measured | Stacked | Ending
+Request = Version | Explain | Diff | Stats | Stack | End
+Answer = Versions | Explanation | Compared | Measured | Stacked | Ending
 
 _REQUESTS: Final[dict[str, type[Request]]] = {
     "version": Version,
     "explain": Explain,
+    "diff": Diff,
     "stats": Stats,
     "stack": Stack,
     "end": End,
 }
 NAMES: Final = tuple(_REQUESTS)
 """The requests as they are named on the socket."""
+
+CHANGE: Final = b'{"change": '
+"""What the line of a change begins with."""
+_LONGEST_PATH: Final = 4096
+"""PATH_MAX."""
 
 _PIECE: Final = 1 << 16
 """Bytes."""
@@ -135,6 +166,18 @@ def parse_request(line: bytes) -> Request:
 
 def answer_line(answer: Answer) -> bytes:
     return codec.line({"answer": answer})
+
+
+def progress_line(progress: Progress) -> bytes:
+    return codec.line({"progress": progress})
+
+
+def check_path(path: bytes) -> None:
+    """Raises: OSError: no file has such a path."""
+    if len(path) > _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    if b"\0" in path:
+        raise OSError(errno.EINVAL, "a path has no NUL")
 
 
 def refusal_line(error: OSError) -> bytes:
@@ -175,17 +218,54 @@ class Connection:
 
         Raises: OSError of a `Refusal`; ECONNRESET or EPIPE: the daemon has ended the connection; TimeoutError.
         """
-        name = next(name for name, one in _REQUESTS.items() if one is type(request))
-        self._socket.sendall(codec.line({"request": name} | vars(request)))
-        line = b""
-        while not line.endswith(b"\n") and (more := self._socket.recv(_PIECE)):
-            line += more
-        if not line.endswith(b"\n"):
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), self._path)
-        data = codec.parsed(line)
+        self._send(request)
+        data = codec.parsed(b"".join(next(self._pieces())))
         if "error" in data:
             raise codec.convert(data["error"], Refusal).error()
         return codec.convert(data["answer"], kind)
+
+    def changes(self, request: Diff) -> Iterator[bytes]:
+        """Send a request for changes. Returns: each, a JSON object. Raises: as `ask`.
+
+        While the daemon compares, it is shown how far that is (`progress`). The connection is of no use if it is not
+        read to its end.
+        """
+        from overlaykit import progress
+
+        self._send(request)
+        compared = False
+        for lines in self._pieces():
+            for line in lines:
+                if line.startswith(CHANGE):
+                    if not compared:
+                        progress.end()
+                        compared = True
+                    yield line[len(CHANGE) : -2]
+                    continue
+                data = codec.parsed(line)
+                if "progress" in data:
+                    progress.show(**data["progress"])
+                    continue
+                progress.end()
+                if "error" in data:
+                    raise codec.convert(data["error"], Refusal).error()
+                return
+
+    def _send(self, request: Request) -> None:
+        name = next(name for name, one in _REQUESTS.items() if one is type(request))
+        self._socket.sendall(codec.line({"request": name} | vars(request)))
+
+    def _pieces(self) -> Iterator[list[bytes]]:
+        """The lines that have arrived, again and again. Raises: ConnectionResetError; TimeoutError."""
+        held: list[bytes] = []
+        while more := self._socket.recv(_PIECE):
+            *lines, rest = more.split(b"\n")
+            if lines:
+                lines[0] = b"".join((*held, lines[0]))
+                held = []
+                yield [line + b"\n" for line in lines]
+            held.append(rest)
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), self._path)
 
     def close(self) -> None:
         self._socket.close()

@@ -1,8 +1,9 @@
 """The daemon's side of the control socket: answers `control`'s requests between those of the kernel.
 
 Nothing that a client sends or leaves out holds the kernel's requests up: an answer is found in memory and in the
-directories on one path, lines and paths have a greatest length, and so many clients are served at once. One more ends
-the connection that was idle for the longest time. So a silent client takes no place from one that asks.
+directories on one path, or by a child (`comparing`), lines and paths have a greatest length, and so many clients are
+served at once. One more ends the connection that was idle for the longest time. So a silent client takes no place from
+one that asks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trio
 from overlaykit import __version__
 from overlaykit.fuse import control
 from overlaykit.fuse.control import (
+    Diff,
     End,
     Ending,
     Explain,
@@ -32,7 +34,8 @@ from overlaykit.overlay.explain import explain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overlaykit.fuse.control import Answer, Request
+    from overlaykit.fuse.comparing import Comparisons
+    from overlaykit.fuse.control import Answer
     from overlaykit.fuse.operations import Operations
     from overlaykit.overlay.explanation import Explanation
     from overlaykit.overlay.filesystem import Filesystem
@@ -40,12 +43,13 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _MOST_CLIENTS: Final = 32
-_LONGEST_PATH: Final = 4096
-"""PATH_MAX."""
 
 
 async def serve(
-    listener: trio.SocketListener, operations: Operations, end: Callable[[], None]
+    listener: trio.SocketListener,
+    operations: Operations,
+    comparisons: Comparisons,
+    end: Callable[[], None],
 ) -> None:
     """Answer requests until cancelled. `end` ends the connection with the kernel."""
     clients = _Clients()
@@ -55,7 +59,9 @@ async def serve(
             clients.add(scope)
             try:
                 async with stream:
-                    await _converse(stream, operations, end, lambda: clients.note_use(scope))
+                    await _converse(
+                        stream, operations, comparisons, end, lambda: clients.note_use(scope)
+                    )
             except trio.BrokenResourceError:  # the client has gone
                 pass
             except Exception:
@@ -91,6 +97,7 @@ class _Clients:
 async def _converse(
     stream: trio.SocketStream,
     operations: Operations,
+    comparisons: Comparisons,
     end: Callable[[], None],
     note_use: Callable[[], None],
 ) -> None:
@@ -104,7 +111,22 @@ async def _converse(
         if line is None:
             return
         note_use()
-        await stream.send_all(_answer(line, operations, end))
+        answer = _answer(line, operations, comparisons, stream, end)
+        if isinstance(answer, bytes):
+            await stream.send_all(answer)
+        elif not await _has_answered(comparisons, answer):
+            return
+
+
+async def _has_answered(comparisons: Comparisons, child: int) -> bool:
+    """Wait until a child has answered a request. Returns: whether it has."""
+    try:
+        await trio.lowlevel.wait_readable(comparisons.ended(child))
+    finally:
+        status = comparisons.end(child)
+    if status:
+        log.warning("a comparison ended with status %d", status)
+    return status == 0
 
 
 class _Lines:
@@ -136,13 +158,21 @@ class _Lines:
         return line
 
 
-def _answer(line: bytes, operations: Operations, end: Callable[[], None]) -> bytes:
-    """The line that answers one."""
+def _answer(
+    line: bytes,
+    operations: Operations,
+    comparisons: Comparisons,
+    stream: trio.SocketStream,
+    end: Callable[[], None],
+) -> bytes | int:
+    """The line that answers one, or the child that does."""
     try:
         request = control.parse_request(line)
         if isinstance(request, End):
             # Even if the client has gone and gets no answer.
             end()
+        if isinstance(request, Diff):
+            return comparisons.start(operations.filesystem, request, stream.socket.fileno())
         return control.answer_line(_answer_of(request, operations))
     except OSError as error:
         return control.refusal_line(error)
@@ -151,7 +181,7 @@ def _answer(line: bytes, operations: Operations, end: Callable[[], None]) -> byt
         return control.refusal_line(OSError(errno.EIO, os.strerror(errno.EIO)))
 
 
-def _answer_of(request: Request, operations: Operations) -> Answer:
+def _answer_of(request: Version | Explain | Stats | Stack | End, operations: Operations) -> Answer:
     """Raises: OSError."""
     match request:
         case Version():
@@ -172,10 +202,7 @@ def _answer_of(request: Request, operations: Operations) -> Answer:
 
 def _explained(filesystem: Filesystem, path: str) -> Explanation:
     raw = os.fsencode(path)
-    if len(raw) > _LONGEST_PATH:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    if b"\0" in raw:
-        raise OSError(errno.EINVAL, "a path has no NUL")
+    control.check_path(raw)
     return explain(filesystem, raw)
 
 

@@ -32,6 +32,16 @@ def hold() -> None:
             handler.hold()
 
 
+def held() -> list[int]:
+    """The descriptors by which the log is written."""
+    return [
+        fd
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, _LogFile)
+        for fd in handler.descriptors()
+    ]
+
+
 def release() -> None:
     """Close the log until the next record."""
     for handler in logging.getLogger().handlers:
@@ -44,6 +54,7 @@ class _LogFile(logging.FileHandler):
 
     def __init__(self, path: str) -> None:
         super().__init__(path, delay=True)
+        self._directory = -1
 
     def hold(self) -> None:
         """Name the file by a descriptor of the lowest directory above it that exists."""
@@ -54,6 +65,12 @@ class _LogFile(logging.FileHandler):
             fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             below = os.path.relpath(self.baseFilename, directory)
             self.baseFilename = f"/proc/self/fd/{fd}/{below}"
+            self._directory = fd
+
+    def descriptors(self) -> list[int]:
+        """Those of the directory and of the file, as far as they are open."""
+        found = [] if self._directory < 0 else [self._directory]
+        return found if self.stream is None else [*found, self.stream.fileno()]
 
     def _open(self) -> io.TextIOWrapper:
         os.makedirs(os.path.dirname(self.baseFilename), 0o700, exist_ok=True)

@@ -26,6 +26,7 @@ from overlaykit.fuse import (
     passthrough,
     unmount,
 )
+from overlaykit.fuse.comparing import Comparisons
 from overlaykit.fuse.confinement import confine
 from overlaykit.fuse.connection import Connection
 from overlaykit.fuse.operations import Operations
@@ -223,11 +224,14 @@ async def _serve(
     begin: Callable[[], None],
 ) -> None:
     """Serve until the mount is gone. `begin` is called once requests are answered at once."""
+    comparisons = Comparisons()
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
         keeper.let_signals_arrive()
         poller.polls = True
-        nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
+        nursery.start_soon(
+            _answer_requests, operations, poller, connection, comparisons, nursery.cancel_scope
+        )
         if start.mounted is None:
             nursery.start_soon(_end_on_termination, terminated, connection)
         else:
@@ -238,7 +242,9 @@ async def _serve(
                 _unmount_on_termination, terminated, connection, start.mounted, start.helper
             )
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-        nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
+        nursery.start_soon(
+            control_server.serve, accepting, operations, comparisons, connection.terminate
+        )
         begin()
 
 
@@ -268,12 +274,17 @@ def _attach(path: str, target: int, detached: int) -> Mount:
 
 
 async def _answer_requests(
-    operations: Operations, poller: Poller, connection: Connection, rest: trio.CancelScope
+    operations: Operations,
+    poller: Poller,
+    connection: Connection,
+    comparisons: Comparisons,
+    rest: trio.CancelScope,
 ) -> None:
     try:
         await connection.serve()
         if poller.is_disconnected():
             # Before anything else: umount(8) does not wait for the daemon, and its caller may take the disks away.
+            comparisons.end_all()
             operations.close()
     except* ConnectionAbortedError:
         # The mount has ended with requests under way.

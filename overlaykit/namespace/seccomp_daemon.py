@@ -116,6 +116,12 @@ _RULES: Final = (
         comparisons=(Comparison(0, MASKED_EQ, 0, mask=_CLONE_NEW),),
     ),
     Rule(action=ALLOW, names=("clone3",)),  # THREADS refuses it
+    # Its own priority (PRIO_PROCESS, 0).
+    Rule(
+        action=ALLOW,
+        names=("setpriority",),
+        comparisons=(Comparison(0, EQ, 0), Comparison(1, EQ, 0)),
+    ),
     Rule(action=ALLOW, names=("socketpair",), comparisons=(Comparison(0, EQ, _AF_UNIX),)),
 )
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _UNKNOWN: Final = -1
 """Of seccomp_syscall_resolve_name_arch(3): no architecture has such a system call."""
 
+_NEWER: Final = {"setxattrat": 463, "getxattrat": 464, "listxattrat": 465, "removexattrat": 466}
+"""Numbers, the same on all machines, of calls that a libseccomp before 2.6 does not know (Linux 6.13)."""
+
 _OF_DAEMONS: Final = {
     "_seccomp_threads.bpf": seccomp_daemon.THREADS,
     "_seccomp_daemon.bpf": seccomp_daemon.VIEW,
@@ -58,6 +61,8 @@ def compiled(profile: Profile, capabilities: frozenset[int]) -> bytes:
         comparisons = [_argument(library, one) for one in rule.comparisons]
         for name in rule.names:
             number = library.resolve_syscall(library.system_arch(), name)
+            if number == _UNKNOWN and not profile.others:
+                number = _NEWER.get(name, _UNKNOWN)
             # libseccomp refuses a rule that is the default.
             if number != _UNKNOWN and rule.action != profile.default:
                 made.add_rule(rule.action, number, *comparisons)

@@ -91,6 +91,8 @@ def test_what_a_daemon_never_does_is_refused_by_every_way_to_ask(profile: str) -
         assert action(program, 56, (flag,)) == EPERM
     assert action(program, 272, (new_net,)) == EPERM
     assert action(program, 16, (0, 0x5412)) == EPERM  # TIOCSTI
+    for target, allowed in ((0, ALLOW), (1, EPERM)):
+        assert action(program, 141, (0, target, 10)) == allowed  # setpriority
     assert action(program, 53, (2, 1, 0)) == EPERM  # socketpair of AF_INET
     assert action(compiled("THREADS"), 435) == ERRNO | errno.ENOSYS
 
