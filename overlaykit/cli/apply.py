@@ -268,7 +268,7 @@ def _unused(stack: Stack) -> Iterator[None]:
             os.close(lock)
 
 
-def _from_root(outcome: Outcome, *, every: bool) -> Outcome:
+def from_root(outcome: Outcome, *, every: bool) -> Outcome:
     """The same with a slash before each path, as `diff` prints them. `every`: also of all that was written."""
 
     def rooted(records: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -293,7 +293,7 @@ def _from_root(outcome: Outcome, *, every: bool) -> Outcome:
 
 
 def _report(outcome: Outcome, args: argparse.Namespace, *targets: str) -> int:
-    outcome = _from_root(outcome, every=args.json or args.dry_run)
+    outcome = from_root(outcome, every=args.json or args.dry_run)
     try:
         if args.json:
             from overlaykit import codec

@@ -12,9 +12,16 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from overlaykit import mountinfo, signals
+from overlaykit.changes.plain import plain
 from overlaykit.cli import areas, progress, summary
 from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
-from overlaykit.cli.output import one_line, print_error
+from overlaykit.cli.output import (
+    ReaderGone,
+    StdoutUnwritable,
+    discard_stdout,
+    one_line,
+    print_error,
+)
 from overlaykit.cli.question import Kept, Question
 from overlaykit.errors import Error
 
@@ -104,6 +111,11 @@ def options() -> Options:
             {"metavar": "NAME", "help": "keep the changes as the view NAME, and do not ask"},
         ),
     )
+    add(
+        "--json",
+        action="store_true",
+        help="for programs: an object, with --yes, --no or --keep; the command's output goes to standard error",
+    )
     command.add_argument("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)
     return command
 
@@ -131,6 +143,8 @@ def main(arguments: list[str]) -> int:
     command: list[str] = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise Usage("try", "no command given")
+    if args.json and not (args.yes or args.no or args.keep):
+        raise Usage("try", "--json asks no question: add --yes, --no or --keep NAME")
     on = _directories(args)
     for pattern in args.ignore:
         if not pattern.strip("/"):
@@ -144,7 +158,10 @@ def main(arguments: list[str]) -> int:
         with signals.held():
             tried = _Try(args, _define(args, command, on, ignored), question)
             status = tried.execute(command, new=True)
-        return tried.decide(status)
+        decided = tried.decide(status)
+        if args.json:
+            tried.report(status)
+        return decided
 
 
 def _directories(args: Any) -> list[str]:
@@ -232,6 +249,16 @@ class _Try:
         """The paths of those that were named last."""
         self._can_merge = False
         """Whether some of these are texts that can be merged."""
+        self._report: dict[str, object] = {
+            "result": "not started",
+            "view": None,
+            "changes": None,
+            "elsewhere": 0,
+            "outcome": None,
+            "undo": (),
+            "messages": [],
+        }
+        """For --json (docs/changes.md)."""
 
     def decide(self, status: int) -> int:
         """Decide what becomes of the changes of a command with this exit status. Returns: the status of this one."""
@@ -239,7 +266,7 @@ class _Try:
         if not self._is_there():  # it could not be started
             if self._signalled and status == _FAILED:
                 name = signal.Signals(self._signalled).name
-                print_error(f"{name} came before the command had started: nothing has changed")
+                self._say(f"{name} came before the command had started: nothing has changed")
                 return _SIGNALLED + self._signalled
             return status
         try:
@@ -247,14 +274,14 @@ class _Try:
         except (Error, OSError) as error:
             if not self._is_there():
                 raise
-            print_error(_described(error))
+            self._say(_described(error))
             self._say_kept()
             return _FAILED
 
     def _decide(self, status: int) -> int:
         """Apply, discard, keep or ask. Returns: the exit status."""
         if self._args.yes and (self._interrupted or _is_cut_off(status)):
-            print_error("the command was cut off: nothing is applied")
+            self._say("the command was cut off: nothing is applied")
             self._show_and_keep()
             return status or _FAILED
         if self._args.yes:
@@ -263,7 +290,8 @@ class _Try:
             with contextlib.suppress(OSError):  # what cannot be read is discarded, too
                 self._show(self._summary())
             self._view.remove()
-            print_error("discarded")
+            self._report["result"] = "discarded"
+            self._say("discarded")
         elif self._args.keep is not None or self._question is None or self._signalled:
             self._show_and_keep()
         else:
@@ -290,7 +318,13 @@ class _Try:
             if child == 0:
                 status = _FAILED
                 try:
-                    status = _start(self._view, command, terminal=terminal, new=new)
+                    status = _start(
+                        self._view,
+                        command,
+                        terminal=terminal,
+                        new=new,
+                        keeps_stdout=self._args.json,
+                    )
                 finally:
                     os._exit(status)
             ended = os.pidfd_open(child)
@@ -384,18 +418,22 @@ class _Try:
 
     def _summary(self) -> Summary:
         with progress.shown(), self._compared() as (stack, comparison):
-            return summary.summary(comparison, self._shown(stack, comparison))
+            found = self._shown(stack, comparison)
+            if self._args.json:
+                self._report["changes"] = list(map(plain, found))
+            return summary.summary(comparison, found)
 
     def _show(self, found: Summary, *, every: bool = False) -> None:
-        if found.lines:
+        if found.lines and not self._args.json:
             summary.show(found, every=every)
         with self._compared() as (stack, comparison):
             left = sum(
                 not (areas.is_tried(stack, change) or areas.is_own(change))
                 for change in comparison.changes()
             )
+        self._report["elsewhere"] = left
         if left:
-            print_error(f"{left} more in {' and '.join(areas.TEMPORARY)}, which are never applied")
+            self._say(f"{left} more in {' and '.join(areas.TEMPORARY)}, which are never applied")
 
     def _changes(self, *, flush: bool) -> dict[str, str]:
         """The kind of each changed path."""
@@ -408,6 +446,34 @@ class _Try:
                 "/" + os.fsdecode(change.path): change.kind
                 for change in self._shown(stack, comparison)
             }
+
+    # What is said
+
+    def _say(self, text: str) -> None:
+        """Print a line on standard error, or put it into the report."""
+        if not self._args.json:
+            print_error(text)
+            return
+        messages = self._report["messages"]
+        assert isinstance(messages, list)
+        messages.append(one_line(text))
+
+    def report(self, status: int) -> None:
+        """Print what has become of a command with this exit status."""
+        from overlaykit import codec
+        from overlaykit.changes.applying import Outcome
+        from overlaykit.cli.apply import from_root
+
+        outcome = self._report["outcome"]
+        if outcome is not None:
+            assert isinstance(outcome, Outcome)
+            self._report["outcome"] = from_root(outcome, every=True)
+        try:
+            print(codec.encode_pretty({"exit_status": status, **self._report}))
+            sys.stdout.flush()
+        except (StdoutUnwritable, ReaderGone) as error:
+            discard_stdout()
+            print_error(f"{self._report['result']}; {error}")
 
     # What becomes of it
 
@@ -430,29 +496,30 @@ class _Try:
                     self._stack(), paths=paths, choice=choice, merges=merges, is_last=True
                 )
         except KeyboardInterrupt:
-            print_error("interrupted: nothing is applied")
+            self._say("interrupted: nothing is applied")
             return False
         except (Error, OSError) as error:
-            print_error(_described(error))
+            self._say(_described(error))
             return False
+        self._report["outcome"] = outcome
         self._name_conflicts(outcome)
         if outcome.conflicts:
-            print_error("nothing is applied: the host has other files there than the command found")
+            self._say("nothing is applied: the host has other files there than the command found")
             return False
         for one in outcome.notable:
-            print_error(f"{one.what}: /{one.path}")
+            self._say(f"{one.what}: /{one.path}")
         for what, conflicts in (
             ("kept", outcome.skipped),
             ("merged", outcome.merged),
             ("overwritten", outcome.overwritten),
         ):
             for conflict in conflicts:
-                print_error(f"{what}: /{conflict.path}: {conflict.reason}")
-        print_error("applied" if outcome.written else "nothing to apply")
+                self._say(f"{what}: /{conflict.path}: {conflict.reason}")
+        self._report["result"] = "applied" if outcome.written else "unchanged"
+        self._report["undo"] = directories
+        self._say("applied" if outcome.written else "nothing to apply")
         for directory in directories:
-            print_error(
-                f"'overlaykit apply --undo {directory}' takes it back, --drop gives that up"
-            )
+            self._say(f"'overlaykit apply --undo {directory}' takes it back, --drop gives that up")
         return True
 
     def _show_and_keep(self) -> None:
@@ -466,7 +533,9 @@ class _Try:
 
     def _say_kept(self) -> None:
         name = self._view.name
-        print_error(
+        self._report["result"] = "kept"
+        self._report["view"] = name
+        self._say(
             f"kept as {name}: 'overlaykit diff {name}' shows it, 'overlaykit apply {name}' applies it, "
             f"'overlaykit start -a {name}' runs it again, 'overlaykit rm {name}' discards it"
         )
@@ -553,7 +622,7 @@ class _Try:
         self._conflicts = {conflict.path for conflict in outcome.conflicts}
         self._can_merge = any(conflict.can_merge for conflict in outcome.conflicts)
         for conflict in outcome.conflicts:
-            print_error(f"/{conflict.path}: {conflict.reason}")
+            self._say(f"/{conflict.path}: {conflict.reason}")
 
     def _rename(self, name: str) -> bool:
         try:
@@ -596,12 +665,16 @@ def signals_allowed_wait(ended: int, seconds: float | None) -> bool:
             signals.let_arrive()
 
 
-def _start(view: NamedView, command: Sequence[str], *, terminal: bool, new: bool) -> int:
-    """Run a command in the view, in place of this process."""
+def _start(
+    view: NamedView, command: Sequence[str], *, terminal: bool, new: bool, keeps_stdout: bool
+) -> int:
+    """Run a command in the view, in place of this process. `keeps_stdout`: it writes to standard error instead."""
     from overlaykit.cli import launch_options, main, run, start
     from overlaykit.namespace import descriptors
 
     def begin() -> int:
+        if keeps_stdout:
+            os.dup2(2, 1)
         definition = view.definition()
         values, _ = run.parse(list(definition.arguments))
         env = tuple(map(os.fsencode, definition.environment))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -105,6 +107,65 @@ def test_what_was_applied_and_taken_back_is_applied_again(user: TestUser) -> Non
         assert "changed" in done.stderr
         assert content(path, "changed") == "three\n"
         user.succeeds("rm", "kept")
+
+
+def reported(user: TestUser, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """What `try --json` prints."""
+    done = user.overlaykit("try", "--json", *arguments)
+    assert done.returncode == status, done
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_program_is_told_what_became_of_the_changes(user: TestUser) -> None:
+    with tried(user) as path:
+        script = ("-D", path, "--", "sh", "-c", f"{SCRIPT}; echo said; exit 3")
+        kinds = ["changed", "deleted", "added", "added", "added", "changed"]
+        names = ["changed", "deleted", "link", "new", "new/1", "same"]
+        kept = reported(user, "--keep", "k", *script, status=3)
+        assert (kept["result"], kept["view"], kept["exit_status"]) == ("kept", "k", 3)
+        changes = [(one["kind"], one["path"]) for one in kept["changes"]]
+        assert sorted(changes, key=lambda one: one[1]) == [
+            (kind, os.path.join(path, name)) for kind, name in zip(kinds, names, strict=True)
+        ]
+        discarded = reported(user, "--no", *script, status=3)
+        assert (discarded["result"], discarded["view"]) == ("discarded", None)
+        assert discarded["changes"] is not None
+        applied = reported(user, "--yes", *script, status=3)
+        assert (applied["result"], applied["view"], applied["undo"]) == ("applied", None, [path])
+        written = [one["path"] for one in applied["outcome"]["written"]]
+        assert sorted(written) == [os.path.join(path, name) for name in names]
+        assert reported(user, "--yes", "-D", path, "--", "true")["result"] == "unchanged"
+        user.succeeds("apply", "--undo", path)
+        user.succeeds("rm", "k")
+
+
+def test_a_program_is_told_of_conflicts_and_of_a_command_that_does_not_start(
+    user: TestUser,
+) -> None:
+    with tried(user) as path:
+        script = "echo view > changed; echo ready; read line"
+        arguments = ("try", "--json", "--yes", "-D", path, "--", "sh", "-c", script)
+        with user.start(*arguments, stderr=subprocess.PIPE) as running:
+            assert running.stderr is not None
+            assert running.stderr.readline() == "ready\n"
+            user.write(os.path.join(path, "changed"), "host\n")
+            found = json.loads(running.communicate("go\n")[0])
+        assert running.returncode == 125
+        assert found["result"] == "kept"
+        (conflict,) = found["outcome"]["conflicts"]
+        assert conflict["path"] == os.path.join(path, "changed")
+        assert any(one.startswith("nothing is applied") for one in found["messages"])
+        assert kept_views(user) == [found["view"]]
+        user.succeeds("rm", found["view"])
+        missing = reported(user, "--yes", "-D", path, "--", "/no/such", status=127)
+        assert missing["result"] == "not started"
+
+
+def test_a_program_has_to_say_what_becomes_of_the_changes(user: TestUser) -> None:
+    done = user.overlaykit("try", "--json", "--", "true")
+    assert done.returncode == 125
+    assert "--yes, --no or --keep NAME" in done.stderr
 
 
 def test_no_leaves_the_host_as_it_was(user: TestUser) -> None:
