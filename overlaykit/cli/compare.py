@@ -38,7 +38,6 @@ def main(arguments: list[str]) -> int:
     if not args.json:
         for place in places:
             print(f"{place.launcher.name}: {place.promise}.")
-        print(comparison.SAID)
     return 0
 
 

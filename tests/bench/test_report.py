@@ -16,7 +16,8 @@ from rich.console import Console
 
 from overlaykit import codec
 from overlaykit.bench.report import OutputTaken, OutputUnusable, PlotsNeedMatplotlib, table, write
-from overlaykit.bench.results import Report
+from overlaykit.bench.report.claims import claims
+from overlaykit.bench.results import Cost, Report
 
 from .report_example import report
 
@@ -263,3 +264,44 @@ def test_without_matplotlib_the_error_names_the_way_out(
     with pytest.raises(PlotsNeedMatplotlib, match=r"overlaykit\[bench\]"):
         write(small(), os.path.join(tmp_path, "report"))
     assert os.listdir(tmp_path) == []
+
+
+def compared(prefix: str, processor: str) -> Report:
+    """A run with the workloads of `bench.views.comparison`."""
+    costs: dict[tuple[str, str], dict[str, float]] = {
+        (processor, "s"): {"plain": 1.0, "view": 1.02, "view, kernel": 1.5, "machine": 3.0},
+        ("memory", "B"): {"view": 10 << 20, "view, kernel": 0, "machine": 150 << 20},
+        ("storage", "B"): {"view": 0, "machine": 1 << 20},
+    }
+    return report().replace(
+        workloads={f"{prefix}{name}": "" for name, _ in costs},
+        costs=tuple(
+            Cost(
+                workload=f"{prefix}{name}",
+                system=system,
+                unit=unit,
+                values=(value * 0.97, value, value * 1.03),
+            )
+            for (name, unit), values in costs.items()
+            for system, value in values.items()
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "processor"), [("machine/", "processor"), ("", "command: processor")]
+)
+def test_what_is_said_of_machines_stands_beside_what_was_measured(
+    prefix: str, processor: str
+) -> None:
+    found = [line.partition("; measured: ")[2] for line in claims(compared(prefix, processor))]
+    assert found == [
+        "view +2.0% (within the noise), view, kernel +50.0%, machine +200.0%.",
+        "view 0 B, machine 1.00 MiB.",
+        "view 10.0 MiB, view, kernel 0 B, machine 150 MiB.",
+        "view 15.0 times.",
+    ]
+
+
+def test_a_run_without_machines_says_nothing_of_them() -> None:
+    assert claims(report()) == []

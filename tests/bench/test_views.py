@@ -17,6 +17,7 @@ from overlaykit.bench import views
 from overlaykit.bench.views import (
     changes,
     client,
+    comparison,
     disk,
     launchers,
     memory,
@@ -88,6 +89,22 @@ def test_a_further_view_takes_memory_too(user: TestUser) -> None:
     found = measured(user, workload)
     assert found.keys() >= EVERYWHERE
     assert found["overlaykit"] > found["unshare"] > 0
+
+
+def test_a_view_is_measured_beside_a_machine(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = comparison.section(TINY)
+    assert [one.name for one in every] == [
+        f"machine/{name}" for name in ("start", "processor", "memory", "storage")
+    ]
+    with every[1].open(Context(directory=user.scratch, systems=())) as subjects:
+        assert [one.name for one in subjects] == ["plain", "view", "view, kernel", "machine"]
+    without = [one for one in comparison.places() if one.kind != "vm"]  # takes seconds
+    monkeypatch.setattr(comparison, "places", lambda: without)
+    found = measured(user, comparison.section(TINY)[1])
+    assert found.keys() >= {"plain", "view"}
+    assert min(found.values()) > 0
 
 
 @pytest.mark.parametrize("name", ["diff/few", "diff/many", "apply/many"])

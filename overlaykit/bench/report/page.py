@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.bench.report import quantities
+from overlaykit.bench.report.claims import claims
 from overlaykit.bench.report.sections import best, requests, sections
 from overlaykit.bench.report.style import CSS
 
@@ -25,6 +26,7 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
     """The HTML document, with all names and reasons escaped."""
     parts = {
         "figures": ("Figures", _table(report)),
+        "claims": ("What is said, and what was measured", _claims(report)),
         "plots": ("Plots", "".join(map(_figure, drawings))),
         "left-out": ("Left out", _left_out(report)),
         "systems": ("What was compared", _systems(report)),
@@ -155,6 +157,11 @@ def _figure(drawing: Drawing) -> str:
         f"<h3>{escape(drawing.title)}</h3>\n<figure>\n<figcaption>{escape(drawing.about)}</figcaption>\n"
         f"{drawing.inline()}</figure>\n"
     )
+
+
+def _claims(report: Report) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>\n" for line in claims(report))
+    return f"<ul>\n{lines}</ul>\n" if lines else ""
 
 
 def _left_out(report: Report) -> str:

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.bench.report import quantities
+from overlaykit.bench.report.claims import claims
 from overlaykit.bench.report.sections import Section, best, requests, sections
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def table(report: Report) -> RenderableType:
     parts: list[RenderableType] = []
     for section in sections(report):
         parts += [_section(report, section), ""]
-    return Group(*parts, _legend(report), *_left_out(report))
+    return Group(*parts, *map(_as_is, claims(report)), _legend(report), *_left_out(report))
 
 
 def _section(report: Report, section: Section) -> Table:

@@ -1,12 +1,13 @@
 """The cost of isolated programs, in views and with other launchers.
 
 May import: `bench.workload`, `bench.systems`, `overlaykit.views`. Start reading at `launchers` (the subjects) and
-`idle` (their idle processes); `start`, `memory`, `disk`, `processor`, `changes` and `ports` are the workloads.
+`idle` (their idle processes); `start`, `memory`, `disk`, `processor`, `changes`, `ports` and `comparison` are the
+workloads.
 """
 
 from __future__ import annotations
 
-from overlaykit.bench.views import changes, disk, memory, ports, processor, start
+from overlaykit.bench.views import changes, comparison, disk, memory, ports, processor, start
 from overlaykit.bench.workload import Workload
 
 
@@ -19,4 +20,5 @@ def workloads(scale: float = 1.0) -> list[Workload]:
         *processor.workloads(scale),
         *changes.workloads(scale),
         *ports.workloads(scale),
+        *comparison.section(scale),
     ]

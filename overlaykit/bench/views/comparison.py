@@ -1,4 +1,7 @@
-"""A command as a process, in a view of each driver, in a machine: what each costs (`overlaykit compare`)."""
+"""A command as a process, in a view of each driver, in a machine: what each costs.
+
+`overlaykit compare` measures a command of the user's, the section `machine` of `overlaykit bench` a fixed computation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views import disk, memory, ports, processor
 from overlaykit.bench.views.launchers import Launcher, ours, plain, warm_subjects
 from overlaykit.bench.views.start import until_first_output
-from overlaykit.bench.workload import Context, Point, Subject, Unit, Workload
+from overlaykit.bench.workload import Context, Point, Subject, Unit, Workload, scaled
 from overlaykit.errors import Error
 
 if TYPE_CHECKING:
@@ -21,10 +24,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 PROCESS: Final = "process"
-SAID: Final = (
-    "It is said of a machine: 10 to 20 % more time, 50 to 100 % more storage, about 200 MB of memory for its system; of"
-    " a view: next to nothing."
-)
+_SUMS: Final = 100_000
+"""An emulated processor takes thirty times longer."""
 _SYSTEM_CALLS: Final = 200_000
 _REQUESTS: Final = 2_000
 
@@ -154,6 +155,27 @@ def workloads(argv: Sequence[str], found: Sequence[Place]) -> list[Workload]:
             measure=_requests,
         ),
     ]
+
+
+def section(scale: float) -> list[Workload]:
+    """The workloads of `overlaykit bench`, in which the process is its baseline."""
+    first, *others = places()
+    found = [replace(first, launcher=plain()), *others]
+    every = {one.name: one for one in workloads((), found) if isinstance(one, Compared)}
+    sums = scaled(_SUMS, scale)
+    computation = replace(
+        every["system calls"],
+        name="processor",
+        what=f"processor time of one of {sums:,} SHA-256 sums, each of the previous one",
+        unit="s",
+        more_is_better=False,
+        operations=sums,
+        measure=lambda launcher, context: processor.seconds_each(
+            launcher, "hash", sums, context.interruptible
+        ),
+    )
+    chosen = (every["start"], computation, every["memory"], every["storage"])
+    return [replace(one, name=f"machine/{one.name}") for one in chosen]
 
 
 def _run(argv: Sequence[str], launcher: Launcher, context: Context, **variables: str) -> None:
