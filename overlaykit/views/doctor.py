@@ -13,7 +13,7 @@ from overlaykit.machine import emulator
 from overlaykit.namespace import doctor as namespaces
 from overlaykit.namespace import is_privileged
 from overlaykit.overlay.disk import Disk, Unfit, probe
-from overlaykit.views import places
+from overlaykit.views import lies, places
 from overlaykit.views.accelerators import emulated
 from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import KernelRoot
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 def checks() -> list[Check]:
     """The checks of every room."""
-    return [*fuse.checks(), *namespaces.checks(), *_places(), Store().check(), _machines()]
+    return [*fuse.checks(), *namespaces.checks(), *_places(), Store().check(), _lies(), _machines()]
+
+
+def _lies() -> Check:
+    """What `--lie` can tell. No fault: views work without."""
+    lacking = lies.lacking()
+    detail = f"works, but for {', '.join(lacking)}" if lacking else "works"
+    return Check(name="--lie", ok=True, detail=detail, fix="")
 
 
 def _machines() -> Check:

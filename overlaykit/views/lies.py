@@ -14,7 +14,7 @@ import time
 
 from overlaykit import mountinfo
 from overlaykit.errors import Error
-from overlaykit.namespace import limits
+from overlaykit.namespace import limits, release
 from overlaykit.namespace.binds import Bind
 from overlaykit.namespace.contents import Cover
 from overlaykit.record import Record
@@ -43,6 +43,7 @@ _LEAST_MEMORY: Final = 1 << 20
 _LARGEST: Final = 1 << 16
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PROCESSORS: Final = "/sys/devices/system/cpu/"
+_ACTIONS: Final = "/proc/sys/kernel/seccomp/actions_avail"
 _VERSION: Final = "/proc/version"
 _OS_RELEASE: Final = "/proc/sys/kernel/osrelease"
 _DMI: Final = "/sys/class/dmi/id/"
@@ -128,6 +129,31 @@ class Lies(Record, kw_only=True):
         return tuple(found)
 
 
+def lacking() -> list[str]:
+    """The keys that cannot be told on this machine, each with a way out."""
+    return [
+        *(
+            []
+            if release.is_known() and _notifies()
+            else ["kernel (takes Linux 5.0 on x86_64 or aarch64)"]
+        ),
+        *([] if os.path.exists("/proc/self/ns/time") else ["uptime (takes CONFIG_TIME_NS)"]),
+        *([] if _has_lxcfs() else ["proc=lxcfs (install the package lxcfs, and start it)"]),
+    ]
+
+
+def _notifies() -> bool:
+    """Whether seccomp asks processes (SECCOMP_RET_USER_NOTIF)."""
+    try:
+        return "user_notif" in _contents(_ACTIONS).split()
+    except OSError:  # a kernel without seccomp
+        return False
+
+
+def _has_lxcfs() -> bool:
+    return any(mount.mountpoint == _LXCFS for mount in mountinfo.current())
+
+
 def parse(given: Iterable[str], view: Limits | None) -> tuple[Lies | None, str | None]:
     """What texts KEY=VALUE say, and the host name among them. `view`: its limits.
 
@@ -198,14 +224,12 @@ def _uptime(text: str, value: str, _: Limits | None) -> int:
 def _proc(text: str, value: str, _: Limits | None) -> str:
     if value != "lxcfs":
         raise BadLie(text, "give lxcfs")
-    if not any(mount.mountpoint == _LXCFS for mount in mountinfo.current()):
+    if not _has_lxcfs():
         raise BadLie(text, f"lxcfs is not mounted at {_LXCFS}: install its package, and start it")
     return value
 
 
 def _kernel(text: str, value: str, _: Limits | None) -> str:
-    from overlaykit.namespace import release
-
     if not _RELEASE.fullmatch(value) or len(value) > _LONGEST_RELEASE:
         raise BadLie(text, f"give a release such as 6.1.0-13, of up to {_LONGEST_RELEASE} letters")
     if not release.is_known():

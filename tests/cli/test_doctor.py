@@ -37,6 +37,17 @@ def test_doctor_names_the_package_for_connections_outward(user: TestUser) -> Non
     assert "ok    --network outbound: neither pasta nor slirp4netns is installed; install" in said
 
 
+def test_doctor_names_what_cannot_be_told(user: TestUser) -> None:
+    (line,) = (one for one in user.succeeds("doctor").splitlines() if "  --lie: " in one)
+    assert line.startswith("ok    --lie: works")
+    mounted = os.path.ismount("/var/lib/lxcfs")
+    assert ("proc=lxcfs (install the package lxcfs, and start it)" in line) is not mounted
+    # As on a kernel without either.
+    covered = "mount --bind /dev/null /proc/sys/kernel/seccomp/actions_avail"
+    said = user.changed_machine(covered, "doctor").stdout
+    assert "kernel (takes Linux 5.0 on x86_64 or aarch64)" in said
+
+
 def test_doctor_names_what_this_kernel_lacks_and_what_it_costs(user: TestUser) -> None:
     """tests/kernels runs it on kernels that lack something."""
     (first, *more) = (
