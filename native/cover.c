@@ -60,18 +60,10 @@ static int copy(int from, int to)
     return 0;
 }
 
-int data_mount(const struct plan *plan, const struct argument *arguments)
+int copy_all(const struct plan *plan, const struct argument *arguments)
 {
-    const char *subject = arguments[4].bytes;
-    int file = memory_file();
-    if (file < 0 || copy(slot_descriptor(plan, &arguments[1]), file) < 0 ||
-        fchown(file, (uid_t)arguments[2].number, (gid_t)-1) < 0 ||
-        fchmod(file, (mode_t)arguments[5].number) < 0)
-        return fail("DATA", subject);
-    /* Before the clone: a file that is open for writing cannot become read-only. */
-    close(file);
-    int mount = memory_mount(arguments[3].number);
-    return mount < 0 ? fail("DATA", subject) : mount;
+    int from = slot_descriptor(plan, &arguments[0]), to = slot_descriptor(plan, &arguments[1]);
+    return copy(from, to) < 0 ? fail("DATA", arguments[2].bytes) : 0;
 }
 
 /* ---- covered files --------------------------------------------------------------------------- */

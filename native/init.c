@@ -45,9 +45,8 @@ static int carry_out(struct plan *plan, const struct record *record, struct cove
         return make_symlink(argument[0].bytes, argument[1].bytes);
     case STEP_DIRECTORY:
         return make_directory(argument[0].bytes, (mode_t)argument[1].number);
-    case STEP_DATA:
-        slot_fill(plan, &argument[0], data_mount(plan, argument));
-        return slot_descriptor(plan, &argument[0]) < 0 ? -1 : 0;
+    case STEP_COPY:
+        return copy_all(plan, argument);
     case STEP_ATTACH_BINDS:
         return attach_binds(plan);
     case STEP_HIDE:

@@ -204,8 +204,8 @@ int real_path(const char *path, char *real);
 
 /* ---- cover.c -------------------------------------------------------------------------------- */
 
-/* Carry out STEP_DATA. Returns the mount, or -1. */
-int data_mount(const struct plan *plan, const struct argument *arguments);
+/* Carry out STEP_COPY. */
+int copy_all(const struct plan *plan, const struct argument *arguments);
 
 int cover_file(const struct argument *arguments);
 

@@ -65,6 +65,7 @@ _HERE: Final = _native.AT_FDCWD
 _EMPTY: Final = _native.AT_EMPTY_PATH
 _CLONED: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
 _PTMX: Final = "/dev/pts/ptmx"
+_COVERED: Final = "/run"
 _TTY: Final = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _NETWORK: Final = "/proc/sys/net"
 _NAMESPACES: Final = ("mnt", "uts", "ipc", "cgroup")
@@ -282,6 +283,30 @@ def _clone(
         recursive = _native.AT_RECURSIVE
         calls.append(_setattr(slot, recursive, attributes, cleared, propagation, slot=slot, **how))
     return _alternative(slot, calls, flags)
+
+
+def _data(
+    slot: object, source: object, owner: int, attributes: int, subject: str, mode: int
+) -> list[Call]:
+    """A file of a file system of its own, which is attached for a moment.
+
+    Before Linux 6.15 open_tree(2) clones no detached mount. The file is closed before its mount becomes read-only.
+    """
+    how: dict[str, Any] = {"failure": "DATA", "subject": subject}
+    path, file = f"{_COVERED}/file", "file"
+    created = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = _native.MS_NOSUID | _native.MS_NODEV
+    return [
+        _call("mount", "tmpfs", _COVERED, "tmpfs", flags, "mode=0755", **how),
+        _call("openat", _HERE, path, created, 0o600, slot=file, becomes=FILLED, **how),
+        ("copy", source, file, subject),
+        _call("fchownat", _of(file), "", owner, (1 << 32) - 1, _EMPTY, **how),
+        _call("fchmod", _of(file), mode, **how),
+        _close(file, "DATA"),
+        _call("open_tree", _HERE, path, _CLONED, slot=slot, becomes=FILLED, **how),
+        _setattr(slot, _native.AT_RECURSIVE, attributes, 0, 0, **how),
+        _call("umount2", _COVERED, _native.MNT_DETACH, **how),
+    ]
 
 
 def _root(mount: object, whole_proc: object, whole_sys: object, below: object) -> list[Call]:
@@ -513,6 +538,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "umask": _umask,
     "fresh": _fresh,
     "clone": _clone,
+    "data": _data,
     "root": _root,
     "read_only_root": _read_only_root,
     "time_offsets": _time_offsets,

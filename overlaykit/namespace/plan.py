@@ -109,7 +109,7 @@ FORMS: Final = {
     "scope_sockets": (0, "", "command"),
     "grace": (51, "n", "plan"),
     "json_status": (52, "d", "plan"),
-    "data": (53, "mdiasn", "init"),
+    "data": (0, "mdiasn", "init"),
     "time_offsets": (0, "s", "monitor"),
     "processors": (0, "x", "monitor"),
     "helper": (55, "vlsb", "monitor"),
@@ -128,7 +128,18 @@ Without a code: those that become other steps of the program (`calls.lowered`).
 """
 
 CALLS: Final = (
-    *("chdir", "chroot", "close", "dup3", "fchdir", "fchownat", "fcntl", "fsconfig", "fsmount"),
+    *(
+        "chdir",
+        "chroot",
+        "close",
+        "dup3",
+        "fchdir",
+        "fchmod",
+        "fchownat",
+        "fcntl",
+        "fsconfig",
+        "fsmount",
+    ),
     *("fsopen", "ioctl", "keyctl", "landlock_create_ruleset", "landlock_restrict_self", "mkdirat"),
     *("mount", "mount_setattr", "move_mount", "open_tree", "openat", "pivot_root", "prctl"),
     *(
@@ -156,6 +167,7 @@ PRIMITIVES: Final = {
     "protect_paths": (22, "PPPn"),
     "bound_capabilities": (47, "u"),
     "drop_capabilities": (48, "u"),
+    "copy": (53, "dds"),
     "connect_network": (56, "c"),
 }
 """Of each step that only the program's bytes have its code, and a letter for each argument.
@@ -165,7 +177,8 @@ each; the failure and its subject; the words. `unless`: a slot, and how many ste
 `joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
 `own_session`: the command has one, without a terminal. `attach_mount`: `attach`, without flags. `protect_paths`:
 `protect`, without the network. `bound_capabilities`, `drop_capabilities`: the parts of `restrict_capabilities`; the
-second may fail. `connect_network`: the other side of an interface.
+second may fail. `copy`: all that is read from a descriptor into a file, with the subject of a failure.
+`connect_network`: the other side of an interface.
 """
 
 FILLED: Final = 1
