@@ -76,7 +76,7 @@ static int carry_out(struct plan *plan, const struct record *record, int message
     const struct argument *argument = record->arguments;
     switch (record->step) {
     case STEP_BLOCKED:
-        block_signals(argument[0].number, NULL);
+        block_signals(SIG_SETMASK, argument[0].number);
         return 0;
     case STEP_IGNORED:
         ignore_signals(argument[0].number);

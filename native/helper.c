@@ -152,7 +152,7 @@ static _Noreturn void execute(char **argv, char **environment, const int *descri
             _exit(errno);
     close_all_but(taken, sizeof taken / sizeof *taken);
     ignore_signals(0);
-    block_signals(0, NULL);
+    block_signals(SIG_SETMASK, 0);
     (void)execve(argv[0], argv, environment);
     _exit(errno);
 }

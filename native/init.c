@@ -71,12 +71,10 @@ static int carry_out(struct plan *plan, const struct record *record, struct cove
  * stopped. */
 static int reap_until(pid_t command, bool with_grace, int messages)
 {
-    sigset_t watched = forwarded_signals();
-    sigaddset(&watched, SIGCHLD);
-    sigaddset(&watched, SIGTSTP);
+    const uint64_t watched = FORWARDED_SIGNALS | MASK(SIGCHLD) | MASK(SIGTSTP);
     for (;;) {
         siginfo_t info;
-        int number = sigwaitinfo(&watched, &info);
+        int number = (int)syscall(SYS_rt_sigtimedwait, &watched, &info, NULL, sizeof watched);
         /* A sender outside the view has pid 0. The view's processes are in init's process group: a
          * signal from one of them to the group has reached the command already, and so has one of
          * the terminal (si_code SI_KERNEL, sigaction(2)). */

@@ -11,14 +11,13 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <time.h>
 
 enum {
     BUFFER_BYTES = 1 << 16,
     PIPE_BYTES = 1 << 20,
     MOST_IDLE_PIPES = 8,
     MOST_ASSOCIATIONS = 1024,   /* UDP clients of one port */
-    IDLE_MILLISECONDS = 120000, /* of a UDP client: RFC 4787, REQ-5 */
+    IDLE_MILLISECONDS = 120000, /* of a UDP client, at least: RFC 4787, REQ-5 */
     ACCEPTS_AT_ONCE = 64,
     READS_AT_ONCE = 16,
     DATAGRAMS_AT_ONCE = 64,
@@ -98,13 +97,6 @@ static struct {
     int idle_pipe_count;
     uint8_t buffer[BUFFER_BYTES];
 } ports;
-
-int64_t now_milliseconds(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
 
 static bool is_stream(const struct listener *listener) { return listener->kind == SOCK_STREAM; }
 
@@ -446,6 +438,18 @@ static void answer_ready(struct source *source, uint32_t events)
     }
 }
 
+/* Close what was idle for too long; the timer runs while there is anything. */
+static void expire(void)
+{
+    int64_t limit = now_milliseconds() - IDLE_MILLISECONDS;
+    for (struct listener *listener = ports.listeners; listener; listener = listener->next) {
+        while (!is_stream(listener) && listener->oldest && listener->oldest->used <= limit)
+            close_flow(listener->oldest, false);
+        if (!is_stream(listener) && listener->oldest)
+            timer_set(TIMER_PORTS, IDLE_MILLISECONDS, expire);
+    }
+}
+
 static struct flow *flow_of(struct listener *listener, const struct address *client)
 {
     for (struct flow *one = listener->newest; one; one = one->older)
@@ -461,6 +465,8 @@ static struct flow *flow_of(struct listener *listener, const struct address *cli
     }
     if (made)
         made->client = *client;
+    if (made && !timer_is_set(TIMER_PORTS))
+        timer_set(TIMER_PORTS, IDLE_MILLISECONDS, expire);
     return made;
 }
 
@@ -548,25 +554,4 @@ bool ports_busy(void)
         if (is_stream(listener) && listener->newest)
             return true;
     return false;
-}
-
-int ports_timeout(void)
-{
-    int64_t first = -1;
-    for (const struct listener *listener = ports.listeners; listener; listener = listener->next)
-        if (!is_stream(listener) && listener->oldest &&
-            (first < 0 || listener->oldest->used < first))
-            first = listener->oldest->used;
-    if (first < 0)
-        return -1;
-    int64_t left = first + IDLE_MILLISECONDS - now_milliseconds();
-    return left < 0 ? 0 : (int)left;
-}
-
-void ports_expire(void)
-{
-    int64_t limit = now_milliseconds() - IDLE_MILLISECONDS;
-    for (struct listener *listener = ports.listeners; listener; listener = listener->next)
-        while (!is_stream(listener) && listener->oldest && listener->oldest->used <= limit)
-            close_flow(listener->oldest, false);
 }

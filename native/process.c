@@ -2,12 +2,17 @@
 #include "supervisor.h"
 
 #include <linux/capability.h>
+#include <time.h>
 
 enum {
     EVENTS_AT_ONCE = 64,
 };
 
 static int epoll = -1;
+static struct {
+    int64_t at;
+    void (*act)(void); /* NULL: it is not set */
+} timers[TIMERS];
 
 int events_open(void) { return epoll = epoll_create1(EPOLL_CLOEXEC); }
 
@@ -21,10 +26,30 @@ int watch(int descriptor, struct source *source, uint32_t events)
 
 int unwatch(int descriptor) { return epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, NULL); }
 
-int events_handle(int timeout)
+int64_t now_milliseconds(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+void timer_set(enum timer timer, int64_t milliseconds, void (*act)(void))
+{
+    timers[timer].at = now_milliseconds() + milliseconds;
+    timers[timer].act = act;
+}
+
+bool timer_is_set(enum timer timer) { return timers[timer].act; }
+
+int events_handle(void)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
-    int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, timeout);
+    int64_t now = now_milliseconds(), left = -1;
+    for (int one = 0; one < TIMERS; one++)
+        if (timers[one].act && (left < 0 || timers[one].at - now < left))
+            left = timers[one].at > now ? timers[one].at - now : 0;
+    int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, (int)left);
+    int failed = count < 0 && errno != EINTR ? -1 : 0;
     for (int at = 0; at < count; at++) {
         struct source *source = events[at].data.ptr;
         if (source->ready)
@@ -34,7 +59,13 @@ int events_handle(int timeout)
         if (source->act)
             source->act();
     }
-    return count < 0 && errno != EINTR ? -1 : 0;
+    for (int one = 0; one < TIMERS; one++)
+        if (timers[one].act && timers[one].at <= now_milliseconds()) {
+            void (*act)(void) = timers[one].act;
+            timers[one].act = NULL;
+            act();
+        }
+    return failed;
 }
 
 static int in_order(const void *one, const void *other)
@@ -74,31 +105,18 @@ bool is_readable(int descriptor)
     return count > 0;
 }
 
-sigset_t forwarded_signals(void)
+uint64_t block_signals(int how, uint64_t mask)
 {
-    static const int numbers[] = FORWARDED_SIGNALS;
-    sigset_t set;
-    sigemptyset(&set);
-    for (size_t at = 0; at < sizeof numbers / sizeof *numbers; at++)
-        sigaddset(&set, numbers[at]);
-    return set;
-}
-
-void block_signals(uint64_t mask, const sigset_t *more)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    for (int number = 1; number <= LAST_SIGNAL; number++)
-        if (mask >> (number - 1) & 1 || (more && sigismember(more, number) == 1))
-            (void)sigaddset(&set, number);
-    (void)sigprocmask(SIG_SETMASK, &set, NULL);
+    uint64_t before = 0;
+    (void)syscall(SYS_rt_sigprocmask, how, &mask, &before, sizeof mask);
+    return before;
 }
 
 void ignore_signals(uint64_t mask)
 {
     for (int number = 1; number <= LAST_SIGNAL; number++) {
         struct sigaction found, wanted = {.sa_handler = SIG_DFL};
-        if (mask >> (number - 1) & 1)
+        if (mask & MASK(number))
             wanted.sa_handler = SIG_IGN;
         /* To set an action again may discard a pending signal (POSIX, Signal Actions). */
         if (sigaction(number, NULL, &found) == 0 && found.sa_handler != wanted.sa_handler)

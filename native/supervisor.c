@@ -29,13 +29,13 @@ static struct plan plan;
 
 /* The state of the monitor. */
 static struct {
-    bool alone;       /* without a parent to report to */
-    uint64_t ignored; /* signals: bit n - 1 is signal n */
-    uint64_t blocked; /* by the caller */
+    bool alone;                /* without a parent to report to */
+    uint64_t ignored, blocked; /* signals, by the caller */
     int epoll;
     int signals; /* a signalfd; -1 unless alone */
     int status;  /* alone: the read end of the status pipe; -1 once it has ended */
     int namespaces[OFFERED_NAMESPACES];
+    struct init_descriptors of_init;
     pid_t init;
     int view; /* a pidfd of init; -1 before its fork */
     bool with_terminal;
@@ -47,11 +47,12 @@ static struct {
     int deadly;                    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
     pid_t caller;
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
-    bool kills, killed;      /* this process kills init; another one has killed it */
-    bool undelivered;        /* the rest of the view's output is given up */
-    bool may_reap;           /* the parent has a pidfd of init */
-    int json;                /* where child-pid and exit-code are written; -1 for nowhere */
-    int64_t grace, deadline; /* milliseconds from SIGTERM to SIGKILL, -1 for ever; when that is */
+    bool kills, killed;     /* this process kills init; another one has killed it */
+    bool drops_connections; /* with what their clients have not read yet */
+    bool undelivered;       /* the rest of the view's output is given up */
+    bool may_reap;          /* the parent has a pidfd of init */
+    int json;               /* where child-pid and exit-code are written; -1 for nowhere */
+    int64_t grace;          /* milliseconds from SIGTERM to SIGKILL, -1 for ever */
     int input;    /* a write end of the pipe that is the input; -1 for none, and at its end */
     int announce; /* the write end of a pipe that tells that the command runs; -1 if none does */
     bool logs;
@@ -59,10 +60,10 @@ static struct {
 } monitor = {.epoll = -1,
              .signals = -1,
              .status = -1,
-             .deadline = -1,
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
              .messages = -1,
+             .of_init = {.monitor = -1, .gate = {-1, -1}},
              .helper = {.socket = -1}};
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -160,12 +161,9 @@ static bool is_to_forward(const struct signalfd_siginfo *info)
 /* Let a blocked signal have its default action. */
 static void suffer(int number)
 {
-    sigset_t one;
-    sigemptyset(&one);
-    sigaddset(&one, number);
     (void)raise(number);
-    (void)sigprocmask(SIG_UNBLOCK, &one, NULL);
-    (void)sigprocmask(SIG_BLOCK, &one, NULL);
+    block_signals(SIG_UNBLOCK, MASK(number));
+    block_signals(SIG_BLOCK, MASK(number));
 }
 
 /* Stop last: the caller's shell takes the terminal back once this process has stopped. */
@@ -192,7 +190,7 @@ static void take_control(int value)
 static void take_signal(const struct signalfd_siginfo *info)
 {
     int number = (int)info->ssi_signo;
-    if (monitor.ignored >> (number - 1) & 1) /* nohup(1) */
+    if (monitor.ignored & MASK(number)) /* nohup(1) */
         return;
     /* A signal after end of file is for the command: its sender may have seen it running. */
     while (monitor.status >= 0 && is_readable(monitor.status))
@@ -215,8 +213,8 @@ static void take_signal(const struct signalfd_siginfo *info)
     } else if (monitor.executed && !monitor.awaiting) {
         if (is_to_forward(info))
             signal_view(number);
-        if (number == SIGTERM && monitor.grace >= 0 && monitor.deadline < 0)
-            monitor.deadline = now_milliseconds() + monitor.grace;
+        if (number == SIGTERM && monitor.grace >= 0 && !timer_is_set(TIMER_GRACE))
+            timer_set(TIMER_GRACE, monitor.grace, kill_view);
     } else if (number != SIGCONT && number != SIGWINCH && (monitor.awaiting || !has_failed())) {
         monitor.interrupt = number;
         signal_view(SIGKILL);
@@ -254,34 +252,11 @@ static struct source on_view = {.flag = &monitor.view_ended}, on_abort = {.act =
                      on_status = {.act = read_status}, on_signals = {.act = signals_ready},
                      on_message = {.act = message_ready}, on_helper = {.act = helper_ready};
 
-static void handle_events(int timeout)
+static void handle_events(void)
 {
-    if (events_handle(timeout) < 0)
+    if (events_handle() < 0)
         _exit(EXIT_FAILURE); /* init dies with this process */
-    ports_expire();
     ports_collect();
-    terminal_expire();
-    if (monitor.deadline >= 0 && now_milliseconds() >= monitor.deadline) {
-        monitor.grace = monitor.deadline = -1;
-        signal_view(SIGKILL);
-    }
-}
-
-/* The smaller of two timeouts, of which -1 is none. */
-static int sooner(int one, int other)
-{
-    if (one < 0 || other < 0)
-        return one < 0 ? other : one;
-    return one < other ? one : other;
-}
-
-/* Milliseconds until an event that is none of a descriptor, -1 for none. */
-static int timeout_of_events(void)
-{
-    int64_t left = monitor.deadline < 0 ? -1 : monitor.deadline - now_milliseconds();
-    if (left < -1)
-        left = 0;
-    return sooner(sooner(ports_timeout(), terminal_timeout()), (int)left);
 }
 
 /* ---- what the plan says of the monitor ------------------------------------------------------ */
@@ -303,13 +278,11 @@ static int descriptor_of(enum step step)
 /* ---- descriptors ---------------------------------------------------------------------------- */
 
 /* Close what the command alone needs, or init: the mount above all, which ends with its last
- * descriptor. */
+ * descriptor. The command waits for the end of the gate. */
 static void close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[PLAN_MOST_SLOTS];
-    static int kept[PLAN_MOST_SLOTS + 9 + OFFERED_NAMESPACES + TERMINAL_DESCRIPTORS];
-    size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
         for (struct record record; plan_next(&cursor, &record);) {
@@ -321,21 +294,13 @@ static void close_others(void)
         }
     }
     for (size_t slot = 0; slot < PLAN_MOST_SLOTS; slot++)
-        if (keep[slot])
-            kept[count++] = plan.slots[slot] - 1;
-    for (int descriptor = 0; monitor.alone && descriptor < 3; descriptor++)
-        kept[count++] = descriptor;
-    kept[count++] = monitor.epoll;
-    kept[count++] = monitor.signals;
-    kept[count++] = monitor.status;
-    kept[count++] = monitor.view;
-    kept[count++] = monitor.messages;
-    kept[count++] = monitor.helper.socket;
-    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
-        kept[count++] = monitor.namespaces[at];
-    terminal_descriptors(&kept[count]);
-    count += TERMINAL_DESCRIPTORS;
-    close_all_but(kept, count);
+        if (plan.slots[slot] && !keep[slot])
+            close(plan.slots[slot] - 1);
+    if (!monitor.alone)
+        (void)syscall(SYS_close_range, STDIN_FILENO, STDERR_FILENO, 0);
+    close(monitor.of_init.monitor);
+    close(monitor.of_init.gate[0]);
+    close(monitor.of_init.gate[1]);
 }
 
 /* Close what the plan does not name, and keep the rest from programs that are executed. */
@@ -370,7 +335,7 @@ static int connect_network(int tap)
     if (has_failed() || watch(helper->socket, waits ? &on_helper : &on_resume, EPOLLIN) < 0)
         return fail("CONNECT", helper->program);
     while (!waits && !monitor.resumed) {
-        handle_events(-1);
+        handle_events();
         if (monitor.parent_ended || monitor.aborted || monitor.interrupt)
             return -1;
     }
@@ -422,13 +387,9 @@ static int carry_out(const struct record *record)
 
 /* With a terminal of its own the command is not stopped by that of the caller; this process
  * restores the mode before it stops. Else it stops after the command. */
-static sigset_t watched_signals(void)
+static uint64_t watched_signals(void)
 {
-    sigset_t signals = forwarded_signals();
-    sigaddset(&signals, SIGRTMIN);
-    if (!monitor.own_session)
-        sigaddset(&signals, SIGTSTP);
-    return signals;
+    return FORWARDED_SIGNALS | MASK(SIGRTMIN) | (monitor.own_session ? 0 : MASK(SIGTSTP));
 }
 
 /* The events of the section of the plan. */
@@ -436,12 +397,13 @@ static int watch_named(void)
 {
     struct cursor cursor = plan.sections[SECTION_PLAN];
     struct record record;
-    sigset_t watched = watched_signals();
+    uint64_t watched = watched_signals();
     monitor.epoll = events_open();
     if (monitor.epoll < 0)
         return fail("PROCESS", "");
     if (monitor.alone) {
-        monitor.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
+        monitor.signals =
+            (int)syscall(SYS_signalfd4, -1, &watched, sizeof watched, SFD_CLOEXEC | SFD_NONBLOCK);
         if (monitor.signals < 0 || watch(monitor.signals, &on_signals, EPOLLIN) < 0)
             return fail("PROCESS", "");
     }
@@ -480,22 +442,21 @@ static void write_json(const char *key, int value)
 
 static int fork_init(void)
 {
-    struct init_descriptors descriptors;
+    struct init_descriptors *passed = &monitor.of_init;
     int ends[2];
-    descriptors.status = status_write_end();
-    descriptors.monitor = pidfd_of(getpid());
-    if (descriptors.status < 0 || descriptors.monitor < 0 ||
-        pipe2(descriptors.gate, O_CLOEXEC) < 0 ||
+    passed->status = status_write_end();
+    passed->monitor = pidfd_of(getpid());
+    if (passed->status < 0 || passed->monitor < 0 || pipe2(passed->gate, O_CLOEXEC) < 0 ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ||
         watch(ends[0], &on_message, EPOLLIN | EPOLLET) < 0)
         return fail("PROCESS", "");
     monitor.messages = ends[0];
-    descriptors.messages = ends[1];
+    passed->messages = ends[1];
     pid_t child = fork();
     if (child < 0)
         return fail("PROCESS", "");
     if (child == 0)
-        init_run(&plan, &descriptors);
+        init_run(&plan, passed);
     monitor.init = child;
     monitor.view = pidfd_of(child);
     if (monitor.view < 0 || watch(monitor.view, &on_view, EPOLLIN | EPOLLONESHOT) < 0) {
@@ -505,11 +466,12 @@ static int fork_init(void)
         return -1;
     }
     if (!monitor.alone)
-        (void)dprintf(descriptors.status, "%d%c%c\n", child, '\0', '\0');
+        (void)dprintf(passed->status, "%d%c%c\n", child, '\0', '\0');
     write_json("child-pid", child);
-    /* Before the gate. */
-    close(descriptors.status);
-    close(descriptors.messages);
+    /* Before the gate; the parent's is one of close_others. */
+    if (monitor.alone)
+        close(passed->status);
+    close(passed->messages);
     return 0;
 }
 
@@ -570,16 +532,18 @@ static void drain_terminal(void)
         return;
     terminal_drain();
     while (!terminal_is_drained() && !monitor.undelivered)
-        handle_events(-1);
+        handle_events();
     if (terminal_error())
         (void)fail_with("OUTPUT", terminal_error(), "");
 }
+
+static void drop_connections(void) { monitor.drops_connections = true; }
 
 /* Wait for the view's end, and until clients of published ports have what the view has sent. */
 static void hold_view(void)
 {
     while (!(monitor.view_ended && (monitor.may_reap || monitor.parent_ended)))
-        handle_events(timeout_of_events());
+        handle_events();
     reap();
     monitor.view = -1;
     message_ready();
@@ -590,13 +554,11 @@ static void hold_view(void)
     drain_terminal();
     if (monitor.logs)
         logs_finish();
-    int64_t deadline = now_milliseconds() + DRAIN_MILLISECONDS, left = DRAIN_MILLISECONDS;
     ports_drain();
     ports_collect();
-    while (ports_busy() && left > 0 && !monitor.parent_ended) {
-        handle_events((int)left);
-        left = deadline - now_milliseconds();
-    }
+    timer_set(TIMER_DRAIN, DRAIN_MILLISECONDS, drop_connections);
+    while (ports_busy() && !monitor.drops_connections && !monitor.parent_ended)
+        handle_events();
 }
 
 /* ---- the end -------------------------------------------------------------------------------- */
@@ -618,7 +580,7 @@ static void await_readable(int descriptor)
     if (!watched)
         (void)fail("DAEMON", "");
     while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
-        handle_events(-1);
+        handle_events();
 }
 
 /* Wait until the daemon says that all that was written is in the upper. */
@@ -724,7 +686,7 @@ static _Noreturn void execute_front(const char *when)
         /* A detached view has no other place for a message. */
         if (monitor.logs && monitor.executed)
             logs_redirect(STDERR_FILENO);
-        block_signals(monitor.blocked, NULL);
+        block_signals(SIG_SETMASK, monitor.blocked);
         (void)execve(argv[0], argv, environment);
     }
     dprintf(STDERR_FILENO, "supervisor: %s: %s: %s\n", fields[0], fields[2],
@@ -775,7 +737,7 @@ static void await_offers(void)
     bool namespaces = plan_find(&plan, SECTION_INIT, STEP_OFFER);
     while (((terminal && !terminal_is_open()) || (namespaces && monitor.namespaces[0] < 0)) &&
            !monitor.view_ended)
-        handle_events(-1);
+        handle_events();
 }
 
 /* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
@@ -804,7 +766,7 @@ static _Noreturn void run(void)
         release_tell(release->bytes);
     monitor.blocked = number_of(SECTION_COMMAND, STEP_BLOCKED, 0);
     /* A process that ignores SIGCHLD cannot wait for children (wait(2)). */
-    ignore_signals(monitor.ignored & ~(1ULL << (SIGCHLD - 1)));
+    ignore_signals(monitor.ignored & ~MASK(SIGCHLD));
     if (!monitor.alone)
         reset_internal_signals();
     close_unnamed();
@@ -831,11 +793,8 @@ static _Noreturn void run(void)
         plan_forget(&plan, SECTION_INIT, SECTION_COMMAND);
         if (plan_find(&plan, SECTION_MONITOR, STEP_PUBLISH))
             allow_many_descriptors();
-        if (monitor.alone) {
-            sigset_t held = watched_signals();
-            sigaddset(&held, SIGPIPE);
-            block_signals(monitor.blocked, &held);
-        }
+        if (monitor.alone)
+            block_signals(SIG_SETMASK, monitor.blocked | watched_signals() | MASK(SIGPIPE));
         hold_view();
     }
     terminal_end();
@@ -856,14 +815,14 @@ static _Noreturn void run(void)
 
 /* Wait for the child `arguments[0]` in a process that has nothing but descriptor 0, a lock.
  * `arguments[count]` is NULL. */
-static int execute_after(int count, char **arguments, const sigset_t *mask)
+static int execute_after(int count, char **arguments, uint64_t mask)
 {
     char status[16];
     int ended = 0, kept = STDIN_FILENO;
     pid_t child = (pid_t)strtol(arguments[0], NULL, 10);
     char **argv = calloc((size_t)count + 1, sizeof *argv);
     close_all_but(&kept, 1);
-    (void)sigprocmask(SIG_SETMASK, mask, NULL);
+    block_signals(SIG_SETMASK, mask);
     while (child > 0 && waitpid(child, &ended, 0) < 0)
         if (errno != EINTR)
             return REFUSED;
@@ -886,11 +845,9 @@ int main(int count, char **arguments)
 {
     const char *refusal;
     char *end = NULL;
-    sigset_t all, before;
-    sigfillset(&all);
-    (void)sigprocmask(SIG_SETMASK, &all, &before);
+    uint64_t before = block_signals(SIG_SETMASK, ~0ULL);
     if (count >= 4 && !strcmp(arguments[1], "--after"))
-        return execute_after(count - 2, arguments + 2, &before);
+        return execute_after(count - 2, arguments + 2, before);
     bool checks = count == 3 && !strcmp(arguments[2], "--check");
     long from = count == 2 || checks ? strtol(arguments[1], &end, 10) : -1;
     if (from < 0 || from > INT_MAX || end == arguments[1] || *end) {

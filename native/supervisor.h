@@ -23,7 +23,11 @@
 
 enum { LAST_SIGNAL = 64 };
 
-#define FORWARDED_SIGNALS {SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH}
+/* A set of signals is a mask, as the kernel has it: bit n - 1 is signal n. */
+#define MASK(number) (1ULL << ((number) - 1))
+#define FORWARDED_SIGNALS                                                                          \
+    (MASK(SIGCONT) | MASK(SIGHUP) | MASK(SIGINT) | MASK(SIGQUIT) | MASK(SIGTERM) | MASK(SIGUSR1) | \
+     MASK(SIGUSR2) | MASK(SIGWINCH))
 
 /* ---- process.c: events ---------------------------------------------------------------------- */
 
@@ -42,8 +46,17 @@ int events_open(void);
 int watch(int descriptor, struct source *source, uint32_t events);
 int unwatch(int descriptor);
 
-/* Wait for events, `timeout` milliseconds, and handle them. Returns -1 with errno set. */
-int events_handle(int timeout);
+/* The monotonic clock, in milliseconds. */
+int64_t now_milliseconds(void);
+
+enum timer { TIMER_GRACE, TIMER_DRAIN, TIMER_PORTS, TIMER_TERMINAL, TIMERS };
+
+/* Call `act` once, in so many milliseconds; not at all if it is NULL. */
+void timer_set(enum timer timer, int64_t milliseconds, void (*act)(void));
+bool timer_is_set(enum timer timer);
+
+/* Wait for events and timers, and handle them. Returns -1 with errno set. */
+int events_handle(void);
 
 /* ---- failure.c ------------------------------------------------------------------------------ */
 
@@ -75,10 +88,9 @@ void close_keeping_errno(int descriptor);
 
 bool is_readable(int descriptor);
 
-/* Set the signal mask to `mask`, in which bit n - 1 is signal n, and `more`. */
-void block_signals(uint64_t mask, const sigset_t *more);
-
-sigset_t forwarded_signals(void);
+/* As sigprocmask(2), also for the signals that glibc keeps to itself. Returns the mask of before.
+ */
+uint64_t block_signals(int how, uint64_t mask);
 
 /* Ignore the signals of the mask, and no others. */
 void ignore_signals(uint64_t mask);
@@ -228,9 +240,6 @@ void hosts_write_back(const struct covered_hosts *hosts);
 
 /* ---- ports.c -------------------------------------------------------------------------------- */
 
-/* The monotonic clock, in milliseconds. */
-int64_t now_milliseconds(void);
-
 /* Forward a listening TCP socket or a bound UDP socket, with options as namespace/network.py sets
  * them, to `port` of this network namespace. Takes `listener` over. Returns 0, or -1 with errno
  * set.
@@ -245,12 +254,6 @@ void ports_drain(void);
 void ports_collect(void);
 
 bool ports_busy(void);
-
-/* Milliseconds until `ports_expire` has work, -1 for none. */
-int ports_timeout(void);
-
-/* Close UDP associations that were idle for too long. */
-void ports_expire(void);
 
 /* ---- logs.c --------------------------------------------------------------------------------- */
 
@@ -268,9 +271,6 @@ void logs_redirect(int descriptor);
 
 /* ---- terminal.c ------------------------------------------------------------------------------ */
 
-/* The descriptors that the relay needs beside the standard ones. */
-enum { TERMINAL_DESCRIPTORS = 2 };
-
 /* Prepare the relay between descriptors 0 (if `interactive`) and 1 and a pty, and start the process
  * that restores the caller's terminal if this one is killed. Returns 0, or -1 with errno set.
  * Requires: no namespace is entered yet. */
@@ -280,9 +280,6 @@ int terminal_prepare(bool interactive);
 int terminal_open(int master);
 
 bool terminal_is_open(void);
-
-/* Put the descriptors that the relay needs into `kept`. */
-void terminal_descriptors(int kept[TERMINAL_DESCRIPTORS]);
 
 /* Whether a signal is for the relay, as that of a changed window size: do what it means. */
 bool terminal_takes_signal(int number);
@@ -298,10 +295,6 @@ bool terminal_is_drained(void);
 /* The errno of a write to the caller's standard output that failed for another reason than that its
  * reader has gone; 0 if none did. */
 int terminal_error(void);
-
-/* Milliseconds until `terminal_expire` has work, -1 for none. */
-int terminal_timeout(void);
-void terminal_expire(void);
 
 /* Restore the caller's terminal for good. */
 void terminal_end(void);

@@ -64,13 +64,10 @@ static struct {
  * a mode there. */
 static void make_raw(void)
 {
-    sigset_t one, before;
-    sigemptyset(&one);
-    sigaddset(&one, SIGTTOU);
-    (void)sigprocmask(SIG_UNBLOCK, &one, &before);
+    uint64_t before = block_signals(SIG_UNBLOCK, MASK(SIGTTOU));
     if (terminal.is_terminal && terminal.master >= 0)
         terminal.raw = tcsetattr(STDIN_FILENO, TCSANOW, &terminal.wanted) == 0;
-    (void)sigprocmask(SIG_SETMASK, &before, NULL);
+    block_signals(SIG_SETMASK, before);
 }
 
 /* Another process group may have the terminal by now, and may have set its own mode. */
@@ -257,6 +254,46 @@ static bool write_output(void)
     return count > 0;
 }
 
+/* ---- the end of the input ------------------------------------------------------------------- */
+
+/* Whether the view has read all that was written to it. The slave is open for a moment only. */
+static bool is_consumed(void)
+{
+    int slave = ioctl(terminal.master, TIOCGPTPEER, O_RDONLY | O_NOCTTY | O_CLOEXEC);
+    bool consumed = slave < 0 || !is_readable(slave);
+    if (slave >= 0)
+        close(slave);
+    return consumed;
+}
+
+static bool is_at_end(void)
+{
+    return terminal.master >= 0 && terminal.input_ended && is_empty(&terminal.in) &&
+           !terminal.draining;
+}
+
+/* Tell the view of the end of the input as a user does who presses Ctrl-D; in the middle of a line
+ * that takes two. A program that changes the mode (readline) discards what it has not read, so this
+ * comes last, and again once it was read: an input that has ended stays so. */
+static void tell_end(void)
+{
+    struct termios mode;
+    if (!is_at_end())
+        return;
+    if (terminal.pause < (terminal.end_told ? AGAIN_MILLISECONDS : LAST_MILLISECONDS))
+        terminal.pause *= 2;
+    if (is_consumed() && tcgetattr(terminal.master, &mode) == 0) {
+        if (terminal.partial && mode.c_lflag & ICANON)
+            terminal.in.bytes[terminal.in.to++] = (char)mode.c_cc[VEOF];
+        terminal.in.bytes[terminal.in.to++] = (char)mode.c_cc[VEOF];
+        terminal.end_told = true;
+        terminal.partial = false;
+    }
+    pump();
+}
+
+/* ---- the relay ------------------------------------------------------------------------------ */
+
 /* Move bytes until nothing moves, and watch for what is missing. */
 static void pump(void)
 {
@@ -276,45 +313,8 @@ static void pump(void)
     bool wants_output = !is_empty(&terminal.out) && !terminal.output.ready;
     if (watch_end(&terminal.output, wants_output ? EPOLLOUT : 0) < 0)
         lose_output(errno);
-}
-
-/* ---- the end of the input ------------------------------------------------------------------- */
-
-/* Whether the view has read all that was written to it. The slave is open for a moment only. */
-static bool is_consumed(void)
-{
-    int slave = ioctl(terminal.master, TIOCGPTPEER, O_RDONLY | O_NOCTTY | O_CLOEXEC);
-    bool consumed = slave < 0 || !is_readable(slave);
-    if (slave >= 0)
-        close(slave);
-    return consumed;
-}
-
-int terminal_timeout(void)
-{
-    bool waits = terminal.master >= 0 && terminal.input_ended && is_empty(&terminal.in) &&
-                 !terminal.draining;
-    return waits ? terminal.pause : -1;
-}
-
-/* Tell the view of the end of the input as a user does who presses Ctrl-D; in the middle of a line
- * that takes two. A program that changes the mode (readline) discards what it has not read, so this
- * comes last, and again once it was read: an input that has ended stays so. */
-void terminal_expire(void)
-{
-    struct termios mode;
-    if (terminal_timeout() < 0)
-        return;
-    if (terminal.pause < (terminal.end_told ? AGAIN_MILLISECONDS : LAST_MILLISECONDS))
-        terminal.pause *= 2;
-    if (!is_consumed() || tcgetattr(terminal.master, &mode) < 0)
-        return;
-    if (terminal.partial && mode.c_lflag & ICANON)
-        terminal.in.bytes[terminal.in.to++] = (char)mode.c_cc[VEOF];
-    terminal.in.bytes[terminal.in.to++] = (char)mode.c_cc[VEOF];
-    terminal.end_told = true;
-    terminal.partial = false;
-    pump();
+    if (is_at_end() && !timer_is_set(TIMER_TERMINAL))
+        timer_set(TIMER_TERMINAL, terminal.pause, tell_end);
 }
 
 /* ---- the life of the relay ------------------------------------------------------------------ */
@@ -365,12 +365,6 @@ int terminal_open(int master)
 }
 
 bool terminal_is_open(void) { return terminal.prepared && terminal.view.descriptor >= 0; }
-
-void terminal_descriptors(int kept[TERMINAL_DESCRIPTORS])
-{
-    kept[0] = terminal.master;
-    kept[1] = terminal.output.descriptor;
-}
 
 bool terminal_takes_signal(int number)
 {
