@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/queue.h>
 
 enum {
     BUFFER_BYTES = 1 << 16,
@@ -67,9 +68,9 @@ struct destination {
 struct flow {
     struct end ends[2];
     struct listener *listener;
-    struct flow *newer, *older; /* of the same listener */
-    bool connected;             /* UDP: the view has answered */
-    bool second_family;         /* 127.0.0.1 and ::1 are tried in turn */
+    TAILQ_ENTRY(flow) others; /* of the same listener; or those that are dead */
+    bool connected;           /* UDP: the view has answered */
+    bool second_family;       /* 127.0.0.1 and ::1 are tried in turn */
     bool dead;
     struct half halves[2]; /* TCP: by the side that is read from */
     /* UDP: */
@@ -84,19 +85,19 @@ struct listener {
     int fd;
     uint16_t port;
     int family, kind;
-    bool paused; /* no descriptor was left for a connection */
-    struct flow *newest, *oldest;
-    size_t flows;
+    bool paused;                   /* no descriptor was left for a connection */
+    TAILQ_HEAD(flows, flow) flows; /* from the oldest on */
+    size_t count;
 };
 
 static struct {
     bool draining;
     struct listener *listeners;
-    struct flow *dead;
+    struct flows dead;
     int idle_pipes[MOST_IDLE_PIPES][2];
     int idle_pipe_count;
     uint8_t buffer[BUFFER_BYTES];
-} ports;
+} ports = {.dead = TAILQ_HEAD_INITIALIZER(ports.dead)};
 
 static bool is_stream(const struct listener *listener) { return listener->kind == SOCK_STREAM; }
 
@@ -146,22 +147,6 @@ static void give_pipe_back(struct half *half)
 
 /* Flows */
 
-static void unlist(struct flow *flow)
-{
-    struct listener *listener = flow->listener;
-    *(flow->newer ? &flow->newer->older : &listener->newest) = flow->older;
-    *(flow->older ? &flow->older->newer : &listener->oldest) = flow->newer;
-}
-
-static void list_as_newest(struct flow *flow)
-{
-    struct listener *listener = flow->listener;
-    flow->newer = NULL;
-    flow->older = listener->newest;
-    *(listener->newest ? &listener->newest->newer : &listener->oldest) = flow;
-    listener->newest = flow;
-}
-
 static void resume_listeners(void);
 
 static void reset_on_close(int fd)
@@ -183,11 +168,10 @@ static void close_flow(struct flow *flow, bool reset)
             close(fd);
         give_pipe_back(&flow->halves[side]);
     }
-    unlist(flow);
-    flow->listener->flows--;
+    TAILQ_REMOVE(&flow->listener->flows, flow, others);
+    flow->listener->count--;
     /* Not freed yet: an event of it may still be in the caller's array. */
-    flow->older = ports.dead;
-    ports.dead = flow;
+    TAILQ_INSERT_TAIL(&ports.dead, flow, others);
     resume_listeners();
 }
 
@@ -242,8 +226,8 @@ static struct flow *open_flow(struct listener *listener, int client,
         flow->ends[side] = (struct end){{.ready = ready}, flow, side == CLIENT ? client : -1};
         flow->halves[side].pipe[0] = flow->halves[side].pipe[1] = -1;
     }
-    list_as_newest(flow);
-    listener->flows++;
+    TAILQ_INSERT_TAIL(&listener->flows, flow, others);
+    listener->count++;
     if (connect_to_view(flow) == 0)
         return flow;
     int error = errno;
@@ -400,8 +384,8 @@ static void accept_ready(struct source *source, uint32_t events)
 static void touch(struct flow *flow)
 {
     flow->used = now_milliseconds();
-    unlist(flow);
-    list_as_newest(flow);
+    TAILQ_REMOVE(&flow->listener->flows, flow, others);
+    TAILQ_INSERT_TAIL(&flow->listener->flows, flow, others);
 }
 
 static void answer_ready(struct source *source, uint32_t events)
@@ -443,24 +427,27 @@ static void expire(void)
 {
     int64_t limit = now_milliseconds() - IDLE_MILLISECONDS;
     for (struct listener *listener = ports.listeners; listener; listener = listener->next) {
-        while (!is_stream(listener) && listener->oldest && listener->oldest->used <= limit)
-            close_flow(listener->oldest, false);
-        if (!is_stream(listener) && listener->oldest)
+        struct flow *oldest;
+        while (!is_stream(listener) && (oldest = TAILQ_FIRST(&listener->flows)) &&
+               oldest->used <= limit)
+            close_flow(oldest, false);
+        if (!is_stream(listener) && listener->count)
             timer_set(TIMER_PORTS, IDLE_MILLISECONDS, expire);
     }
 }
 
 static struct flow *flow_of(struct listener *listener, const struct address *client)
 {
-    for (struct flow *one = listener->newest; one; one = one->older)
-        if (one->client.length == client->length &&
-            !memcmp(&one->client.any, &client->any, client->length))
-            return one;
-    if (listener->flows >= MOST_ASSOCIATIONS)
-        close_flow(listener->oldest, false);
+    struct flow *one;
+    TAILQ_FOREACH_REVERSE(one, &listener->flows, flows, others)
+    if (one->client.length == client->length &&
+        !memcmp(&one->client.any, &client->any, client->length))
+        return one;
+    if (listener->count >= MOST_ASSOCIATIONS)
+        close_flow(TAILQ_FIRST(&listener->flows), false);
     struct flow *made = open_flow(listener, -1, answer_ready);
-    if (!made && errno == EMFILE && listener->oldest) {
-        close_flow(listener->oldest, false);
+    if (!made && errno == EMFILE && listener->count) {
+        close_flow(TAILQ_FIRST(&listener->flows), false);
         made = open_flow(listener, -1, answer_ready);
     }
     if (made)
@@ -514,6 +501,7 @@ int ports_add(int fd, uint16_t port)
     if (!listener)
         return -1;
     *listener = (struct listener){.fd = fd, .port = port, .family = family, .kind = kind};
+    TAILQ_INIT(&listener->flows);
     listener->source.ready = kind == SOCK_STREAM ? accept_ready : datagram_ready;
     if (watch(fd, &listener->source, EPOLLIN) < 0) {
         free(listener);
@@ -530,8 +518,8 @@ void ports_drain(void)
     for (struct listener *listener = ports.listeners; listener; listener = listener->next) {
         close(listener->fd);
         listener->fd = -1;
-        for (struct flow *one = listener->newest, *next; one; one = next) {
-            next = one->older;
+        for (struct flow *one = TAILQ_FIRST(&listener->flows), *next; one; one = next) {
+            next = TAILQ_NEXT(one, others);
             if (is_stream(listener) && one->connected)
                 advance(one);
             else
@@ -542,8 +530,8 @@ void ports_drain(void)
 
 void ports_collect(void)
 {
-    for (struct flow *one; (one = ports.dead);) {
-        ports.dead = one->older;
+    for (struct flow *one; (one = TAILQ_FIRST(&ports.dead));) {
+        TAILQ_REMOVE(&ports.dead, one, others);
         free(one);
     }
 }
@@ -551,7 +539,7 @@ void ports_collect(void)
 bool ports_busy(void)
 {
     for (const struct listener *listener = ports.listeners; listener; listener = listener->next)
-        if (is_stream(listener) && listener->newest)
+        if (is_stream(listener) && listener->count)
             return true;
     return false;
 }
