@@ -78,146 +78,128 @@ static struct call calls[] = {
 
 enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
 
-struct argument {
-    char type;
-    uint64_t number;
-    Py_ssize_t size;   /* of a bytearray */
-    PyObject *encoded; /* a string as bytes; NULL for None */
+/* The words of a call, and what they point to. */
+struct words {
+    long all[MOST_WORDS];
+    uint64_t members[MOST_MEMBERS];
     struct sock_fprog filter;
+    PyObject *encoded[MOST_ARGUMENTS]; /* strings as bytes; the others are NULL */
+    PyObject *paths[2];
 };
 
-/* Returns 0 with an exception set. */
-static int argument_from(PyObject *given, struct argument *argument)
+/* Convert an argument to a word. Returns false with an exception set. */
+static bool word_from(char type, PyObject *given, struct words *words, PyObject **encoded,
+                      uint64_t *word)
 {
-    int overflow;
+    int number;
     char *bytes;
-    switch (argument->type) {
+    Py_ssize_t size;
+    switch (type) {
     case 'p':
     case 's':
     case 'z':
-        return (argument->type == 'z' && given == Py_None) ||
-               PyUnicode_FSConverter(given, &argument->encoded);
+        if (type == 'z' && given == Py_None)
+            return true;
+        if (!PyUnicode_FSConverter(given, encoded))
+            return false;
+        *word = (uintptr_t)PyBytes_AsString(*encoded);
+        return true;
     case 'i':
-        argument->number = (uint64_t)PyLong_AsLongAndOverflow(given, &overflow);
-        if (PyErr_Occurred())
-            return 0;
-        if (!overflow && (int64_t)argument->number == (int)argument->number)
-            return 1;
-        PyErr_SetString(PyExc_OverflowError, "not an int of 32 bits");
-        return 0;
+        if (!PyArg_Parse(given, "i", &number))
+            return false;
+        *word = (uint64_t)number;
+        return true;
     case 'F':
-        if (PyBytes_AsStringAndSize(given, &bytes, &argument->size) < 0)
-            return 0;
+        if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0)
+            return false;
         /* Without whole instructions, or with too many, it is an empty one: EINVAL. */
-        size_t count = (size_t)argument->size / sizeof(struct sock_filter);
-        bool fits = argument->size % sizeof(struct sock_filter) == 0 && count <= BPF_MAXINSNS;
-        argument->filter.len = fits ? (unsigned short)count : 0;
-        argument->filter.filter = (void *)bytes;
-        return 1;
+        size_t count = (size_t)size / sizeof(struct sock_filter);
+        bool fits = size % sizeof(struct sock_filter) == 0 && count <= BPF_MAXINSNS;
+        words->filter.len = fits ? (unsigned short)count : 0;
+        words->filter.filter = (void *)bytes;
+        *word = (uintptr_t)&words->filter;
+        return true;
     case 'b':
     case 'B':
         if (!PyByteArray_Check(given) ||
-            (argument->type == 'b' && PyByteArray_Size(given) < LEAST_BUFFER_BYTES)) {
+            (type == 'b' && PyByteArray_Size(given) < LEAST_BUFFER_BYTES)) {
             PyErr_SetString(PyExc_TypeError, "not a bytearray of 256 bytes or more");
-            return 0;
+            return false;
         }
-        argument->size = PyByteArray_Size(given);
-        argument->number = (uintptr_t)PyByteArray_AsString(given);
-        return 1;
+        *word = (uintptr_t)PyByteArray_AsString(given);
+        return true;
     default:
-        argument->number = PyLong_AsUnsignedLongLong(given);
-        if (!PyErr_Occurred() && argument->number > UINT32_MAX && !strchr("moq", argument->type))
+        *word = PyLong_AsUnsignedLongLong(given);
+        if (!PyErr_Occurred() && *word > UINT32_MAX && !strchr("moq", type))
             PyErr_SetString(PyExc_OverflowError, "int too large for 32 bits");
+        *word |= type == 'c' || type == 'o' ? O_CLOEXEC : type == 'f' ? FSOPEN_CLOEXEC : 0;
         return !PyErr_Occurred();
     }
 }
 
-/* The word of an argument that is no member of a struct. */
-static long word_of(struct argument *argument)
+/* Fill in the words, which are zeroed. Returns false with an exception set. */
+static bool take_words(const struct call *call, PyObject *const *args, Py_ssize_t count,
+                       struct words *words)
 {
-    switch (argument->type) {
-    case 'p':
-    case 's':
-    case 'z':
-        return argument->encoded ? (long)PyBytes_AsString(argument->encoded) : 0;
-    case 'F':
-        return (long)&argument->filter;
-    case 'c':
-        return (long)(argument->number | O_CLOEXEC);
-    case 'f':
-        return (long)(argument->number | FSOPEN_CLOEXEC);
-    default:
-        return (long)argument->number;
-    }
-}
-
-/* Convert the arguments, of which `given` has room for all, zeroed. Returns their number, or -1
- * with an exception set. */
-static int take_arguments(const struct call *call, PyObject *const *args, Py_ssize_t count,
-                          struct argument *given)
-{
-    int taken = 0;
-    bool optional = false;
-    for (const char *type = call->types; *type; type++) {
+    size_t used = 0, inside = 0, named = 0;
+    Py_ssize_t at = 0;
+    bool optional = false, complete = true;
+    for (const char *type = call->types; *type && complete; type++) {
+        uint64_t word = 0;
         if (*type == '|') {
             optional = true;
             continue;
         }
-        given[taken].type = *type;
-        if (taken < count ? !argument_from(args[taken], &given[taken]) : !optional)
-            break;
-        taken++;
+        complete = at < count || optional;
+        if (at < count && !word_from(*type, args[at], words, &words->encoded[at], &word))
+            return false;
+        if (*type == 'm' || *type == 'o') {
+            words->members[inside++] = word;
+            if (inside == 1) {
+                words->all[used] = (long)words->members;
+                used += 2;
+            }
+            words->all[used - 1] = (long)(inside * sizeof *words->members);
+        } else {
+            words->all[used++] = (long)word;
+        }
+        if (*type == 'B' && at < count)
+            words->all[used++] = PyByteArray_Size(args[at]);
+        if (*type == 'p' && at < count)
+            words->paths[named++] = args[at];
+        at++;
     }
-    if (!PyErr_Occurred() && (taken < count || call->types[taken + optional]))
-        PyErr_Format(PyExc_TypeError, "%s: the number of arguments is wrong", call->method.ml_name);
-    return PyErr_Occurred() ? -1 : taken;
+    if (complete && at >= count)
+        return true;
+    PyErr_Format(PyExc_TypeError, "%s: the number of arguments is wrong", call->method.ml_name);
+    return false;
 }
 
 static PyObject *py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     const struct call *call = PyCapsule_GetPointer(self, NULL);
-    struct argument given[MOST_ARGUMENTS] = {0};
-    uint64_t members[MOST_MEMBERS];
-    long words[MOST_WORDS] = {0}, result;
-    size_t used = 0, inside = 0, named = 0;
-    PyObject *paths[2] = {NULL, NULL};
+    struct words words = {0};
+    const long *all = words.all;
+    long result;
     PyObject *answer = NULL;
-    int taken = take_arguments(call, args, count, given);
-    for (int i = 0; i < taken; i++) {
-        bool is_member = given[i].type == 'm' || given[i].type == 'o';
-        if (is_member && inside == 0) {
-            words[used++] = (long)members;
-            used++; /* the size, below */
-        }
-        if (is_member) {
-            members[inside++] = given[i].number | (given[i].type == 'o' ? O_CLOEXEC : 0);
-            words[used - 1] = (long)(inside * sizeof(*members));
-        } else {
-            words[used++] = word_of(&given[i]);
-        }
-        if (given[i].type == 'B')
-            words[used++] = given[i].size;
-        if (given[i].type == 'p')
-            paths[named++] = args[i];
-    }
-    if (taken >= 0) {
+    if (take_words(call, args, count, &words)) {
         /* After EINTR run Python's signal handlers and, unless one raises, repeat it (PEP 475). */
         do {
             Py_BEGIN_ALLOW_THREADS;
-            result =
-                syscall(call->number, words[0], words[1], words[2], words[3], words[4], words[5]);
+            result = syscall(call->number, all[0], all[1], all[2], all[3], all[4], all[5]);
             Py_END_ALLOW_THREADS;
         } while (result < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
         bool absent = result < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
         if (result < 0 && !(absent && call->answers == RESULT_OR_NONE)) {
             if (!PyErr_Occurred())
-                PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, paths[0], paths[1]);
+                PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, words.paths[0],
+                                                      words.paths[1]);
         } else
             answer =
                 call->answers == NOTHING || absent ? Py_NewRef(Py_None) : PyLong_FromLong(result);
     }
     for (int i = 0; i < MOST_ARGUMENTS; i++)
-        Py_XDECREF(given[i].encoded);
+        Py_XDECREF(words.encoded[i]);
     return answer;
 }
 
