@@ -115,12 +115,13 @@ uint64_t block_signals(int how, uint64_t mask)
 void ignore_signals(uint64_t mask)
 {
     for (int number = 1; number <= LAST_SIGNAL; number++) {
-        struct sigaction found, wanted = {.sa_handler = SIG_DFL};
-        if (mask & MASK(number))
-            wanted.sa_handler = SIG_IGN;
+        /* The kernel's struct sigaction, for sigaction(2) leaves out signals of glibc's own, which
+         * its posix_spawn(3) ignores. */
+        uintptr_t found[4], wanted[4] = {(uintptr_t)(mask & MASK(number) ? SIG_IGN : SIG_DFL)};
         /* To set an action again may discard a pending signal (POSIX, Signal Actions). */
-        if (sigaction(number, NULL, &found) == 0 && found.sa_handler != wanted.sa_handler)
-            (void)sigaction(number, &wanted, NULL);
+        if (syscall(SYS_rt_sigaction, number, NULL, found, sizeof mask) == 0 &&
+            found[0] != wanted[0])
+            (void)syscall(SYS_rt_sigaction, number, wanted, NULL, sizeof mask);
     }
 }
 

@@ -20,8 +20,6 @@ enum {
     REFUSED = 125, /* the exit status for a failure of our own */
     KILLED = 128 + SIGKILL,
     INTERRUPTED = 128 + SIGINT,
-    FIRST_INTERNAL = 32, /* SIGCANCEL and SIGSETXID of glibc (nptl(7)) */
-    LAST_INTERNAL = 33,
     DRAIN_MILLISECONDS = 2000, /* for a client to read what a view that has ended had sent it */
 };
 
@@ -740,15 +738,6 @@ static void await_offers(void)
         handle_events();
 }
 
-/* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
-static void reset_internal_signals(void)
-{
-    static const unsigned char
-        default_action[4 * sizeof(unsigned long)]; /* struct sigaction of the kernel */
-    for (int number = FIRST_INTERNAL; number <= LAST_INTERNAL; number++)
-        (void)syscall(SYS_rt_sigaction, number, default_action, NULL, LAST_SIGNAL / 8);
-}
-
 static _Noreturn void run(void)
 {
     (void)prctl(PR_GET_PDEATHSIG, &monitor.deadly, 0, 0, 0);
@@ -767,8 +756,6 @@ static _Noreturn void run(void)
     monitor.blocked = number_of(SECTION_COMMAND, STEP_BLOCKED, 0);
     /* A process that ignores SIGCHLD cannot wait for children (wait(2)). */
     ignore_signals(monitor.ignored & ~MASK(SIGCHLD));
-    if (!monitor.alone)
-        reset_internal_signals();
     close_unnamed();
     bool started = start() == 0;
     if (!started && monitor.aborted) {
