@@ -35,10 +35,20 @@ PROGRAMS = {
     ],
 }
 # Linked without shared libraries: a guest has none.
-STATIC = {"overlaykit._guest_init": ["native/guest_init.c", "native/guest_session.c"]}
+STATIC = {
+    "overlaykit._guest_init": [
+        "native/guest_init.c",
+        "native/guest_session.c",
+        "native/plan.c",
+        "native/failure.c",
+        "native/process.c",
+        "native/call.c",
+        "native/command.c",
+        "native/passing.c",
+    ],
+}
 PROGRAMS |= STATIC
 DEPENDS = [
-    "native/guest_session.h",
     "native/missing.h",
     "native/plan.h",
     "native/supervisor.h",

@@ -101,20 +101,12 @@ static int carry_out(struct plan *plan, const struct record *record, int message
     }
 }
 
-/* The parent sees end of file in the status pipe before another process can see the command
- * running: this process waits at the gate until it alone holds the pipe. Each holder closes the
- * status pipe before its copy of the gate. Every other descriptor is close-on-exec. */
-int command_execute(struct plan *plan, const struct init_descriptors *descriptors)
+int command_execute(struct plan *plan, int messages)
 {
     struct cursor cursor = plan->sections[SECTION_COMMAND];
     struct record record;
-    char none;
-    ssize_t count;
-    do
-        count = read(descriptors->gate[0], &none, 1);
-    while (count < 0 && errno == EINTR);
     while (plan_next(&cursor, &record))
-        if (carry_out(plan, &record, descriptors->messages) < 0)
+        if (carry_out(plan, &record, messages) < 0)
             break;
     return -1;
 }

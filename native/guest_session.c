@@ -1,12 +1,4 @@
-/* The command of a view in a guest: its user, its streams, its terminal, its signals and its end.
- *
- * The words of the step (machine/view_guest.py makes them):
- *
- *     "command", for a failure; "terminal" or "pipes"; "kept" or "dropped": the disk
- *     the ports of the streams: standard output, standard error, standard input
- *     user, group, supplementary groups with a comma after each, umask (octal)
- *     working directory; "required", or "optional": / in its place
- *     the number of arguments; the arguments; the environment
+/* The command of a view in a guest: its streams, its terminal, its signals and its end.
  *
  * Each stream is a virtio port, whose other end the host has (machine/session.py). Standard output
  * of this program is the port of the control: lines in both directions. From the host:
@@ -22,32 +14,20 @@
  *     exited STATUS OUT ERR           the end, with the bytes of both outputs
  *     killed SIGNAL OUT ERR
  *     full                            before it: the guest's disk has no space left
- *     failed ERRNO session WORD       see guest_init.c; WORD is "directory" for the working one
+ *     failed ERRNO STEP SUBJECT       see guest_init.c
  */
-#include "guest_session.h"
+#include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <grp.h>
 #include <inttypes.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
-#include <termios.h>
-#include <unistd.h>
+
+/* The arguments of STEP_GUEST_SESSION. */
+enum { MASTER, SLAVE, KEEPS, OUT, ERR, IN, OWNER };
 
 enum {
     CONTROL = STDOUT_FILENO,
-    MOST_GROUPS = 1024,
     SPARE_BYTES = 1 << 16, /* with less, the disk counts as full */
     END_OF_FILE = 4,       /* the key of a terminal (^D) */
 };
@@ -64,11 +44,6 @@ struct stream {
 static struct stream input, output, errors;
 static pid_t command;
 static bool has_terminal, quit;
-
-struct words {
-    char *what, *terminal, *disk, *out, *err, *in, *user, *group, *groups, *umask, *directory,
-        *required, *count;
-};
 
 /* ---- streams -------------------------------------------------------------------------------- */
 
@@ -162,97 +137,46 @@ static int read_control(void)
 
 /* ---- the command ---------------------------------------------------------------------------- */
 
-/* In the child: become the command. Returns with errno set: what failed. */
-static const char *become(const struct words *one, char **arguments, char **variables)
+/* Make the pipes of a command without a terminal: its ends in `theirs`. */
+static int open_pipes(uid_t owner, int theirs[3])
 {
-    static gid_t groups[MOST_GROUPS];
-    size_t count = 0;
-    for (char *at = one->groups; *at && count < MOST_GROUPS; at++)
-        groups[count++] = (gid_t)strtoul(at, &at, 10);
-    gid_t group = (gid_t)strtoul(one->group, NULL, 10);
-    uid_t user = (uid_t)strtoul(one->user, NULL, 10);
-    (void)umask((mode_t)strtoul(one->umask, NULL, 8));
-    if (setgroups(count, groups) < 0 || setgid(group) < 0 || setuid(user) < 0)
-        return "command";
-    if (chdir(one->directory) < 0 && (!strcmp(one->required, "required") || chdir("/") < 0))
-        return "directory";
-    environ = variables;
-    if (!getenv("PATH")) {
-        /* As for a view: the environment stays without it. */
-        (void)setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
-    }
-    (void)execvpe(arguments[0], arguments, variables);
-    return "command";
-}
-
-/* The ends of the command's streams: 0, 1 and 2 in `theirs`, and what is relayed. */
-static int open_streams(const struct words *one, int *theirs)
-{
-    if (has_terminal) {
-        int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-        if (master < 0 || unlockpt(master) < 0)
-            return -1;
-        int terminal = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
-        if (terminal < 0 || fchown(terminal, (uid_t)strtoul(one->user, NULL, 10), (gid_t)-1) < 0)
-            return -1;
-        theirs[0] = theirs[1] = theirs[2] = terminal;
-        output.from = input.to = master;
-        errors.ended = true;
-        return 0;
-    }
     int in[2], out[2], err[2];
     if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0)
         return -1;
-    uid_t user = (uid_t)strtoul(one->user, NULL, 10);
     theirs[0] = in[0], theirs[1] = out[1], theirs[2] = err[1];
-    for (int at = 0; at < 3; at++)
-        if (fchown(theirs[at], user, (gid_t)-1) < 0) /* for /dev/stdout */
-            return -1;
     input.to = in[1], output.from = out[0], errors.from = err[0];
-    if (fcntl(in[1], F_SETFL, O_NONBLOCK) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0 ||
-        fcntl(err[0], F_SETFL, O_NONBLOCK) < 0)
-        return -1;
-    return 0;
+    for (int at = 0; at < 3; at++)
+        if (fchown(theirs[at], owner, (gid_t)-1) < 0) /* for /dev/stdout */
+            return -1;
+    return fcntl(in[1], F_SETFL, O_NONBLOCK) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0 ||
+                   fcntl(err[0], F_SETFL, O_NONBLOCK) < 0
+               ? -1
+               : 0;
 }
 
-/* Fork the command. Returns 0, or -1 with errno set where it cannot be executed; see `failed`. */
-static int start(const struct words *one, char **arguments, char **variables, const sigset_t *mask,
-                 const char **failed)
+/* Fork the command, and wait until it is executed. A terminal becomes its own by its section. */
+static int start(struct plan *plan, const struct argument *arguments)
 {
-    struct {
-        int error;
-        const char *what; /* of the text, which parent and child share */
-    } failure;
-    int theirs[3], report[2];
-    if (open_streams(one, theirs) < 0 || pipe2(report, O_CLOEXEC) < 0)
-        return -1;
-    command = fork();
-    if (command < 0)
-        return -1;
+    int theirs[3] = {slot_descriptor(plan, &arguments[SLAVE]), -1, -1}, report[2];
+    output.from = input.to = slot_descriptor(plan, &arguments[MASTER]);
+    has_terminal = errors.ended = input.to >= 0;
+    if ((!has_terminal && open_pipes((uid_t)arguments[OWNER].number, theirs) < 0) ||
+        pipe2(report, O_CLOEXEC) < 0 || (command = fork()) < 0)
+        return fail("session", "command");
     if (command == 0) {
-        (void)setsid();
-        if (has_terminal)
-            (void)ioctl(theirs[0], TIOCSCTTY, 0);
-        (void)signal(SIGPIPE, SIG_DFL);
-        (void)sigprocmask(SIG_SETMASK, mask, NULL);
-        for (int at = 0; at < 3; at++)
-            if (dup2(theirs[at], at) < 0)
-                _exit(EXIT_FAILURE);
-        failure.what = become(one, arguments, variables);
-        failure.error = errno;
-        (void)!write(report[1], &failure, sizeof failure);
+        for (int at = 0; at < 3 && !has_terminal; at++)
+            (void)dup2(theirs[at], at);
+        (void)command_execute(plan, -1);
+        failure_write(report[1]);
         _exit(EXIT_FAILURE);
     }
-    for (int at = 0; at < (has_terminal ? 1 : 3); at++)
+    for (int at = 0; at < 3; at++)
         close(theirs[at]);
     close(report[1]);
-    if (read(report[0], &failure, sizeof failure) == sizeof failure) {
-        *failed = failure.what;
-        errno = failure.error;
-        return -1;
-    }
+    while (failure_read(report[0]))
+        continue;
     close(report[0]);
-    return 0;
+    return has_failed() ? -1 : 0;
 }
 
 /* ---- the step ------------------------------------------------------------------------------- */
@@ -305,47 +229,27 @@ static int open_port(const char *path, int flags)
     return open(path, flags | O_CLOEXEC | O_NOCTTY);
 }
 
-int session(char **given)
+int guest_session(struct plan *plan, const struct argument *arguments)
 {
-    struct words one;
-    memcpy(&one, given, sizeof one);
-    for (size_t at = 0; at < sizeof one / sizeof(char *); at++)
-        if (!given[at])
-            return errno = EINVAL, -1;
-    char **rest = given + sizeof one / sizeof(char *);
-    long count = strtol(one.count, NULL, 10);
-    for (long at = 0; at < count; at++)
-        if (!rest[at])
-            return errno = EINVAL, -1;
-    /* The arguments move down by one, and a NULL ends them. */
-    char **arguments = given + sizeof one / sizeof(char *) - 1, **variables = rest + count;
-    memmove(arguments, rest, (size_t)count * sizeof *rest);
-    arguments[count] = NULL;
-
-    has_terminal = !strcmp(one.terminal, "terminal");
+    const uint64_t child = MASK(SIGCHLD);
+    struct statvfs disk;
+    int status = 0;
     output.limit = errors.limit = input.limit = UINT64_MAX;
-    sigset_t child, before;
-    (void)sigemptyset(&child);
-    (void)sigaddset(&child, SIGCHLD);
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)sigprocmask(SIG_BLOCK, &child, &before);
-    int ended = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    output.to = open_port(one.out, O_WRONLY | O_NONBLOCK);
-    errors.to = open_port(one.err, O_WRONLY | O_NONBLOCK);
-    input.from = open_port(one.in, O_RDWR);
+    block_signals(SIG_BLOCK, child);
+    int ended = (int)syscall(SYS_signalfd4, -1, &child, sizeof child, SFD_CLOEXEC | SFD_NONBLOCK);
+    output.to = open_port(arguments[OUT].bytes, O_WRONLY | O_NONBLOCK);
+    errors.to = open_port(arguments[ERR].bytes, O_WRONLY | O_NONBLOCK);
+    input.from = open_port(arguments[IN].bytes, O_RDWR);
     /* A write blocks until the port is connected, which the host does in the order of the ports;
      * without it a read would find the end of file. */
     if (ended < 0 || output.to < 0 || errors.to < 0 || input.from < 0 ||
         write(input.from, "\n", 1) < 0 || fcntl(input.from, F_SETFL, O_NONBLOCK) < 0)
+        return fail("session", "ports");
+    if (start(plan, arguments) < 0)
         return -1;
-    const char *failed = given[0];
-    if (start(&one, arguments, variables, &before, &failed) < 0) {
-        given[0] = (char *)(uintptr_t)failed;
-        return -1;
-    }
     if (puts("ready") < 0 || fflush(stdout) < 0 || fcntl(CONTROL, F_SETFL, O_NONBLOCK) < 0)
-        return -1;
-    int status = 0;
+        return fail("session", "control");
     if (relay(ended, &status) < 0)
         return 0;
     (void)kill(-1, SIGKILL);
@@ -353,10 +257,9 @@ int session(char **given)
         ;
     drain(&output);
     drain(&errors);
-    if (!strcmp(one.disk, "kept"))
+    if (arguments[KEEPS].number)
         sync();
     (void)fcntl(CONTROL, F_SETFL, 0);
-    struct statvfs disk;
     if (statvfs("/", &disk) == 0 && disk.f_bavail * disk.f_frsize < SPARE_BYTES)
         (void)puts("full");
     (void)printf("%s %d %" PRIu64 " %" PRIu64 "\n", WIFEXITED(status) ? "exited" : "killed",

@@ -49,8 +49,8 @@ static int carry_out(struct plan *plan, const struct record *record, struct cove
         return copy_all(plan, argument);
     case STEP_ATTACH_BINDS:
         return attach_binds(plan);
-    case STEP_HIDE:
-        return hide(&argument[0]);
+    case STEP_MASK:
+        return mask(argument);
     case STEP_PROTECT_PATHS:
         return protect(argument);
     case STEP_COVER:
@@ -143,7 +143,12 @@ _Noreturn void init_run(struct plan *plan, struct init_descriptors *descriptors)
     }
     if (command == 0) {
         close(descriptors->gate[1]);
-        (void)command_execute(plan, descriptors);
+        /* The parent sees end of file in the status pipe before another process can see the command
+         * running: this process waits at the gate until it alone holds the pipe. Each holder closes
+         * the status pipe before its copy of the gate. All else is close-on-exec. */
+        while (read(descriptors->gate[0], &(char){0}, 1) < 0 && errno == EINTR)
+            continue;
+        (void)command_execute(plan, descriptors->messages);
         give_up(descriptors);
     }
     /* Where the command needs capabilities to install its filter, it restricts its own. */

@@ -243,7 +243,7 @@ static int check_plan(struct plan *plan, const char **refusal)
             plan->sections[section].at = cursor.at;
         plan->sections[section].end = cursor.at;
     }
-    return plan_find(plan, SECTION_COMMAND, STEP_EXEC) ? 0 : refuse(refusal, "there is no command");
+    return 0;
 }
 
 int plan_read(struct plan *plan, int from, const char **refusal)

@@ -66,11 +66,23 @@ static int cover_directory(const char *path)
     return (int)syscall(SYS_mount, "tmpfs", path, "tmpfs", flags, "mode=0555");
 }
 
-/* Cover paths that exist, directories by empty ones and other files by `file`. */
-static int cover_all(const struct argument *paths, const char *file,
-                     const struct mount_attr *attributes, const char *failure)
+int protect(const struct argument *arguments)
 {
-    for (const char *path = NULL; (path = list_next(paths, path));) {
+    const struct argument *shown = &arguments[0];
+    bool whole = arguments[2].number & PLAN_MACHINE && maps_machine_root();
+    if (whole && make_proc_read_only(&arguments[1]) < 0)
+        return -1;
+    for (const char *path = NULL; (path = list_next(shown, path));)
+        if (!(whole && !strncmp(path, "/proc/", 6)) && make_read_only(path) < 0)
+            return -1;
+    return 0;
+}
+
+int mask(const struct argument *arguments)
+{
+    const char *file = arguments[1].bytes, *failure = arguments[3].bytes;
+    const struct mount_attr attributes = {.attr_set = arguments[2].number};
+    for (const char *path = NULL; (path = list_next(&arguments[0], path));) {
         struct stat st;
         if (stat(path, &st) < 0) {
             if (errno != ENOENT && errno != ENOTDIR && errno != EACCES && errno != ELOOP)
@@ -78,36 +90,12 @@ static int cover_all(const struct argument *paths, const char *file,
             continue; /* no process of the view sees more */
         }
         bool directory = S_ISDIR(st.st_mode);
-        int mount = directory ? cover_directory(path) : mount_clone(file, attributes);
+        int mount = directory ? cover_directory(path)
+                              : mount_clone(file, attributes.attr_set ? &attributes : NULL);
         if (mount < 0)
             return fail(failure, path);
         if (!directory && mount_attach(mount, path) < 0)
             return -1;
     }
     return 0;
-}
-
-int protect(const struct argument *arguments)
-{
-    const struct argument *masked = &arguments[0], *shown = &arguments[1];
-    bool whole = arguments[3].number & PLAN_MACHINE && maps_machine_root();
-    if (whole && make_proc_read_only(&arguments[2]) < 0)
-        return -1;
-    for (const char *path = NULL; (path = list_next(shown, path));)
-        if (!(whole && !strncmp(path, "/proc/", 6)) && make_read_only(path) < 0)
-            return -1;
-    return cover_all(masked, "/dev/null", NULL, "PROC");
-}
-
-/* An empty file, unlike /dev/null, refuses writes. It lies on the view's own /run meanwhile. */
-int hide(const struct argument *paths)
-{
-    static const char empty[] = "/run/.empty";
-    int file = open(empty, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
-    if (file < 0)
-        return fail("HIDE", paths->bytes);
-    close(file);
-    int result = cover_all(paths, empty, &read_only, "HIDE");
-    (void)unlink(empty);
-    return result;
 }

@@ -846,6 +846,8 @@ int main(int count, char **arguments)
             return refuse("a standard descriptor is closed");
     if (plan_read(&plan, (int)from, &refusal) < 0)
         return refuse(refusal);
+    if (!plan_find(&plan, SECTION_COMMAND, STEP_EXEC))
+        return refuse("there is no command");
     if (checks)
         return EXIT_SUCCESS;
     run();

@@ -1,5 +1,5 @@
-/* Shared by the files of the program overlaykit/_supervisor. A function that returns -1 has
- * recorded the failure, unless it says that errno is set. */
+/* Shared by the files of the programs overlaykit/_supervisor and overlaykit/_guest_init. A function
+ * that returns -1 has recorded the failure, unless it says that errno is set. */
 #ifndef OVERLAYKIT_SUPERVISOR_H
 #define OVERLAYKIT_SUPERVISOR_H
 
@@ -130,8 +130,14 @@ _Noreturn void init_run(struct plan *plan, struct init_descriptors *descriptors)
 
 /* ---- command.c ------------------------------------------------------------------------------ */
 
-/* Execute the command in this process. execve(2) closes the status pipe. Returns -1. */
-int command_execute(struct plan *plan, const struct init_descriptors *descriptors);
+/* Execute the command in this process. execve(2) closes the status pipe. `messages`: a socket to
+ * the monitor, which a filter may need. Returns -1. */
+int command_execute(struct plan *plan, int messages);
+
+/* ---- guest_session.c ------------------------------------------------------------------------ */
+
+/* Carry out STEP_GUEST_SESSION. Returns 0 once the host has taken the result. */
+int guest_session(struct plan *plan, const struct argument *arguments);
 
 /* ---- passing.c ------------------------------------------------------------------------------ */
 
@@ -204,11 +210,11 @@ int attach_binds(struct plan *plan);
 
 /* ---- protect.c ------------------------------------------------------------------------------ */
 
-/* Carry out STEP_PROTECT_PATHS: cover paths of procfs and sysfs. */
+/* Carry out STEP_PROTECT_PATHS: cover paths of procfs and sysfs by read-only clones. */
 int protect(const struct argument *arguments);
 
-/* Cover paths that exist by empty read-only places. */
-int hide(const struct argument *paths);
+/* Carry out STEP_MASK: cover paths that exist, directories by empty ones and others by a file. */
+int mask(const struct argument *arguments);
 
 /* The path without symbolic links, in PATH_MAX bytes; names that are missing stay. Returns -1 with
  * errno set. */

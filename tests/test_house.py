@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "fuse": {"changes", "overlay", *GROUND},
     "namespace": GROUND,
     "layers": GROUND,
-    "machine": {"_native", "errors", "record", "scope"},
+    "machine": {"_native", "errors", "namespace", "record", "scope"},
     "overlay": {
         "_native",
         "attributes",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.errors import Error
 from overlaykit.machine import plan
 from overlaykit.machine.guest import file_systems
+from overlaykit.namespace.plan import TooLarge
+from overlaykit.namespace.view_plan import candidates
 from overlaykit.record import Record
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ ADDRESS, NETMASK = "10.0.2.15", "255.255.255.0"
 
 _FREE_BLOCKS: Final = ("/sys/module/page_reporting/parameters/page_reporting_order", "5")
 """The least free block that the guest gives back to the host: 128 KiB. By default it is 2 MiB."""
-_MOST_WORDS: Final = 30000
-_MOST_BYTES: Final = 2 << 20
-"""Of the plan; native/guest_init.c takes little more."""
 
 
 class TooLong(Error):
@@ -86,23 +84,22 @@ def steps(modules: Sequence[str], command: Command, *, network: bool, kept: bool
     if network:
         made.raise_interface("eth0", ADDRESS, NETMASK)
     made.wait(STDIN)
-    variables = tuple(os.fsdecode(entry) for entry in command.env)
-    made.session(
-        "command",
-        "terminal" if command.terminal else "pipes",
-        "kept" if kept else "dropped",
-        *(STDOUT, STDERR, STDIN),
-        *(str(command.user), str(command.group)),
-        "".join(f"{group}," for group in command.groups),
-        f"{command.umask:o}",
-        command.cwd,
-        "required" if command.cwd_required else "optional",
-        str(len(command.argv)),
-        *command.argv,
-        *variables,
+    if command.terminal:
+        made.terminal(command.user)
+    made.session(STDOUT, STDERR, STDIN, owner=command.user, keeps=kept)
+    made.command(
+        command.argv,
+        command.env,
+        candidates(command.argv[0], command.env),
+        user=command.user,
+        group=command.group,
+        groups=command.groups,
+        umask=command.umask,
+        directory=command.cwd,
+        required=command.cwd_required,
+        with_terminal=command.terminal,
     )
-    encoded = made.encoded()
-    words = len(command.argv) + len(variables)
-    if words > _MOST_WORDS or len(encoded) >= _MOST_BYTES:
-        raise TooLong(words)
-    return encoded
+    try:
+        return made.encoded()
+    except TooLarge:
+        raise TooLong(len(command.argv) + len(command.env)) from None

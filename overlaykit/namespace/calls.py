@@ -71,12 +71,12 @@ _NETWORK: Final = "/proc/sys/net"
 _NAMESPACES: Final = ("mnt", "uts", "ipc", "cgroup")
 
 
-def _of(slot: object) -> Word:
+def of(slot: object) -> Word:
     """The descriptor of a slot."""
     return ("d", slot)
 
 
-def _call(
+def call(
     name: str,
     *words: int | str | bytes | Word,
     failure: str,
@@ -85,6 +85,7 @@ def _call(
     becomes: int = 0,
     ignored: int = 0,
 ) -> Call:
+    """A system call of `plan.CALLS`, its failure, and what becomes of a slot."""
     given = tuple(map(_word, words))
     return ("call", CALLS.index(name), slot, becomes, ignored, failure, subject, given)
 
@@ -106,13 +107,14 @@ def _ignored(*errors: int) -> int:
     return sum(error << 16 * at for at, error in enumerate(errors))
 
 
-def _close(slot: object, failure: str) -> Call:
-    return _call("close", _of(slot), slot=slot, becomes=EMPTIED, failure=failure)
+def close(slot: object, failure: str) -> Call:
+    """Close the descriptor of a slot, and empty the slot."""
+    return call("close", of(slot), slot=slot, becomes=EMPTIED, failure=failure)
 
 
 def _open(path: str, flags: int, slot: str, failure: str, subject: str = "") -> Call:
     flags |= os.O_CLOEXEC
-    return _call(
+    return call(
         *("openat", _HERE, path, flags), slot=slot, becomes=FILLED, failure=failure, subject=subject
     )
 
@@ -121,12 +123,12 @@ def _setattr(mount: object, flags: int, *attributes: int, **how: Any) -> Call:
     """`attributes`: set, cleared, propagation."""
     changed = struct.pack("=QQQQ", *attributes, 0)
     flags |= _EMPTY
-    return _call("mount_setattr", _of(mount), "", flags, changed, len(changed), **how)
+    return call("mount_setattr", of(mount), "", flags, changed, len(changed), **how)
 
 
 def _move(slot: object, path: str, failure: str) -> Call:
     flags = _native.MOVE_MOUNT_F_EMPTY_PATH
-    return _call("move_mount", _of(slot), "", _HERE, path, flags, failure=failure)
+    return call("move_mount", of(slot), "", _HERE, path, flags, failure=failure)
 
 
 def _attach(slot: object, target: str, flags: int) -> list[Call]:
@@ -134,34 +136,34 @@ def _attach(slot: object, target: str, flags: int) -> list[Call]:
         return [("attach_mount", slot, target)]
     follows = _native.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     how: dict[str, Any] = {"failure": "ATTACH", "subject": target}
-    words = ("move_mount", _of(slot), "", _HERE, target, follows)
-    return [_call(*words, slot=slot, ignored=ENOENT, **how), _close(slot, "ATTACH")]
+    words = ("move_mount", of(slot), "", _HERE, target, follows)
+    return [call(*words, slot=slot, ignored=ENOENT, **how), close(slot, "ATTACH")]
 
 
 def _setns(slot: object, kinds: int) -> list[Call]:
     failure = "USER_NAMESPACE" if kinds & _NEW_USER else "NAMESPACES"
-    entered = [_call("setns", _of(slot), kinds, failure=failure)]
+    entered = [call("setns", of(slot), kinds, failure=failure)]
     if not kinds & _native.CLONE_NEWPID:
         return entered
     # Processes of the view see the one that joins it. They must not open its executable, a file of the host, by
     # /proc/PID/exe (ptrace(2)).
-    return [_call("prctl", _PR_SET_DUMPABLE, 0, failure=failure), *entered, ("joined",)]
+    return [call("prctl", _PR_SET_DUMPABLE, 0, failure=failure), *entered, ("joined",)]
 
 
 def _unshare(kinds: int) -> list[Call]:
-    return [_call("unshare", kinds, failure="NAMESPACES")]
+    return [call("unshare", kinds, failure="NAMESPACES")]
 
 
 def _private_mounts() -> list[Call]:
     flags = _native.MS_REC | _native.MS_PRIVATE
-    return [_call("mount", 0, "/", 0, flags, failure="NAMESPACES")]
+    return [call("mount", 0, "/", 0, flags, failure="NAMESPACES")]
 
 
 def _hostname(name: str) -> list[Call]:
     """In a view of a view a filter refuses it (EPERM): the name is the outer one's."""
     size = len(os.fsencode(name))
     return [
-        _call("sethostname", name, size, ignored=EPERM, failure="HOSTNAME", subject=name),
+        call("sethostname", name, size, ignored=EPERM, failure="HOSTNAME", subject=name),
     ]
 
 
@@ -171,9 +173,9 @@ def _loopback() -> list[Call]:
     kind = _SOCK_DGRAM | os.O_CLOEXEC
     request = struct.pack("16sh22x", b"lo", _IFF_UP)
     return [
-        _call("socket", _AF_INET, kind, 0, slot=slot, becomes=FILLED, failure=failure),
-        _call("ioctl", _of(slot), _SIOCSIFFLAGS, request, failure=failure),
-        _close(slot, failure),
+        call("socket", _AF_INET, kind, 0, slot=slot, becomes=FILLED, failure=failure),
+        call("ioctl", of(slot), _SIOCSIFFLAGS, request, failure=failure),
+        close(slot, failure),
     ]
 
 
@@ -194,27 +196,25 @@ def _connect(interface: str, requests: bytes) -> list[Call]:
     each = (requests[at : at + REQUEST_BYTES] for at in range(0, len(requests), REQUEST_BYTES))
     asked = [(int.from_bytes(raw[:8], sys.byteorder), raw[8:]) for raw in each]
     return [
-        _call(
-            "socket", _AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0, slot="inet", becomes=FILLED, **how
-        ),
-        _call("openat", _HERE, "/dev/net/tun", flags, becomes=FILLED, **tap),
-        _call("ioctl", _of("tap"), _native.TUNSETIFF, wanted, _of("inet"), **tap),
-        _call("ioctl", _of("tap"), _native.TUNSETPERSIST, 1, **tap),
+        call("socket", _AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0, slot="inet", becomes=FILLED, **how),
+        call("openat", _HERE, "/dev/net/tun", flags, becomes=FILLED, **tap),
+        call("ioctl", of("tap"), _native.TUNSETIFF, wanted, of("inet"), **tap),
+        call("ioctl", of("tap"), _native.TUNSETPERSIST, 1, **tap),
         # Skipped without the tap, by a word that ioctl(2) ignores. The route may be that of an earlier command.
         *(
-            _call(
-                *("ioctl", _of("inet"), number, argument, _of("tap")),
+            call(
+                *("ioctl", of("inet"), number, argument, of("tap")),
                 **(how if number == _SIOCADDRT else tap),
             )
             for number, argument in asked
         ),
-        _close("inet", "CONNECT"),
+        close("inet", "CONNECT"),
         connected,
     ]
 
 
 def _umask(mask: int) -> list[Call]:
-    return [_call("umask", mask, failure="PROCESS")]
+    return [call("umask", mask, failure="PROCESS")]
 
 
 def _alternative(slot: object, calls: list[Call], flags: int) -> list[Call]:
@@ -242,23 +242,23 @@ def _fresh(
     how: dict[str, Any] = {"ignored": _may_fail(flags), "failure": failure, "subject": subject}
     named = ("source", fstype, *options)
     calls = [
-        _call("fsopen", fstype, _native.FSOPEN_CLOEXEC, slot=context, becomes=FILLED, **how),
+        call("fsopen", fstype, _native.FSOPEN_CLOEXEC, slot=context, becomes=FILLED, **how),
         *(
-            _call(
-                *("fsconfig", _of(context), _native.FSCONFIG_SET_STRING, key, value, 0),
+            call(
+                *("fsconfig", of(context), _native.FSCONFIG_SET_STRING, key, value, 0),
                 slot=context,
                 **how,
             )
             for key, value in zip(named[::2], named[1::2], strict=True)
         ),
-        _call("fsconfig", _of(context), _native.FSCONFIG_CMD_CREATE, slot=context, **how),
-        _call(
-            *("fsmount", _of(context), _native.FSMOUNT_CLOEXEC, attributes),
+        call("fsconfig", of(context), _native.FSCONFIG_CMD_CREATE, slot=context, **how),
+        call(
+            *("fsmount", of(context), _native.FSMOUNT_CLOEXEC, attributes),
             slot=slot,
             becomes=FILLED,
             **how,
         ),
-        _close(context, failure),
+        close(context, failure),
     ]
     return _alternative(slot, calls, flags)
 
@@ -278,7 +278,7 @@ def _clone(
     It would reveal what the mounts below cover (has_locked_children() in fs/namespace.c).
     """
     how: dict[str, Any] = {"ignored": _may_fail(flags), "failure": failure, "subject": subject}
-    calls = [_call("open_tree", _HERE, path, _CLONED, slot=slot, becomes=FILLED, **how)]
+    calls = [call("open_tree", _HERE, path, _CLONED, slot=slot, becomes=FILLED, **how)]
     if attributes | cleared | propagation:
         recursive = _native.AT_RECURSIVE
         calls.append(_setattr(slot, recursive, attributes, cleared, propagation, slot=slot, **how))
@@ -297,15 +297,15 @@ def _data(
     created = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     flags = _native.MS_NOSUID | _native.MS_NODEV
     return [
-        _call("mount", "tmpfs", _COVERED, "tmpfs", flags, "mode=0755", **how),
-        _call("openat", _HERE, path, created, 0o600, slot=file, becomes=FILLED, **how),
+        call("mount", "tmpfs", _COVERED, "tmpfs", flags, "mode=0755", **how),
+        call("openat", _HERE, path, created, 0o600, slot=file, becomes=FILLED, **how),
         ("copy", source, file, subject),
-        _call("fchownat", _of(file), "", owner, (1 << 32) - 1, _EMPTY, **how),
-        _call("fchmod", _of(file), mode, **how),
-        _close(file, "DATA"),
-        _call("open_tree", _HERE, path, _CLONED, slot=slot, becomes=FILLED, **how),
+        call("fchownat", of(file), "", owner, (1 << 32) - 1, _EMPTY, **how),
+        call("fchmod", of(file), mode, **how),
+        close(file, "DATA"),
+        call("open_tree", _HERE, path, _CLONED, slot=slot, becomes=FILLED, **how),
         _setattr(slot, _native.AT_RECURSIVE, attributes, 0, 0, **how),
-        _call("umount2", _COVERED, _native.MNT_DETACH, **how),
+        call("umount2", _COVERED, _native.MNT_DETACH, **how),
     ]
 
 
@@ -324,59 +324,59 @@ def _root(mount: object, whole_proc: object, whole_sys: object, below: object) -
         return [
             _setattr(mount, _native.AT_RECURSIVE, 0, 0, _native.MS_PRIVATE, failure=failure),
             _move(mount, "/", failure),
-            _call("fchdir", _of(mount), failure=failure),
+            call("fchdir", of(mount), failure=failure),
         ]
 
     return [
         *covered_by(below),
         # With one mountpoint for the new and the old root (pivot_root(2), NOTES).
-        _call("pivot_root", ".", ".", failure=failure),
-        _call("umount2", ".", _native.MNT_DETACH, failure=failure),
-        _call("chdir", "/", failure=failure),
-        _call("mkdirat", _HERE, "/proc", 0o500, failure=failure),
+        call("pivot_root", ".", ".", failure=failure),
+        call("umount2", ".", _native.MNT_DETACH, failure=failure),
+        call("chdir", "/", failure=failure),
+        call("mkdirat", _HERE, "/proc", 0o500, failure=failure),
         _move(whole_proc, "/proc", failure),
-        _call("mkdirat", _HERE, "/sys", 0o500, failure=failure),
+        call("mkdirat", _HERE, "/sys", 0o500, failure=failure),
         _move(whole_sys, "/sys", failure),
         _setattr(below, 0, _native.MOUNT_ATTR_RDONLY, 0, 0, failure=failure),
         *covered_by(mount),
-        _call("chroot", ".", failure=failure),
-        *(_close(slot, failure) for slot in (below, whole_proc, whole_sys, mount)),
+        call("chroot", ".", failure=failure),
+        *(close(slot, failure) for slot in (below, whole_proc, whole_sys, mount)),
     ]
 
 
 def _read_only_root() -> list[Call]:
     changed = struct.pack("=QQQQ", _native.MOUNT_ATTR_RDONLY, 0, 0, 0)
     words = ("mount_setattr", _HERE, "/", 0, changed, len(changed))
-    return [_call(*words, failure="ROOT")]
+    return [call(*words, failure="ROOT")]
 
 
 def _time_offsets(lines: str) -> list[Call]:
     """The offsets hold from the first process in the namespace on: init (time_namespaces(7))."""
     failure, slot = "TIME", "offsets"
     return [
-        _call("unshare", _NEW_TIME, failure=failure),
+        call("unshare", _NEW_TIME, failure=failure),
         _open("/proc/self/timens_offsets", os.O_WRONLY, slot, failure),
-        _call("write", _of(slot), lines, len(lines), failure=failure),
-        _close(slot, failure),
+        call("write", of(slot), lines, len(lines), failure=failure),
+        close(slot, failure),
     ]
 
 
 def _processors(mask: bytes) -> list[Call]:
-    return [_call("sched_setaffinity", 0, len(mask), mask, failure="PROCESSORS")]
+    return [call("sched_setaffinity", 0, len(mask), mask, failure="PROCESSORS")]
 
 
 def _join_cgroup(processes: object) -> list[Call]:
-    return [_call("write", _of(processes), b"0", 1, failure="CGROUP")]
+    return [call("write", of(processes), b"0", 1, failure="CGROUP")]
 
 
 def _session_keyring() -> list[Call]:
     """A kernel without keys, or a filter that refuses keyctl(2) to the command as well, is no failure."""
     ignored = _ignored(ENOSYS, EPERM)
-    return [_call("keyctl", _JOIN_SESSION_KEYRING, 0, ignored=ignored, failure="KEYRING")]
+    return [call("keyctl", _JOIN_SESSION_KEYRING, 0, ignored=ignored, failure="KEYRING")]
 
 
 def _no_new_privs() -> list[Call]:
-    return [_call("prctl", _PR_SET_NO_NEW_PRIVS, 1, failure="NO_NEW_PRIVS")]
+    return [call("prctl", _PR_SET_NO_NEW_PRIVS, 1, failure="NO_NEW_PRIVS")]
 
 
 def _scope_sockets() -> list[Call]:
@@ -384,62 +384,62 @@ def _scope_sockets() -> list[Call]:
     failure, slot = "SCOPE", "rules"
     attributes = struct.pack("=QQQ", 0, 0, _SCOPE_ABSTRACT_SOCKETS)
     return [
-        _call(
+        call(
             *("landlock_create_ruleset", attributes, len(attributes), 0),
             slot=slot,
             becomes=FILLED,
             ignored=_ignored(E2BIG, ENOSYS, EOPNOTSUPP, EPERM),
             failure=failure,
         ),
-        _call("landlock_restrict_self", _of(slot), 0, failure=failure),
-        _close(slot, failure),
+        call("landlock_restrict_self", of(slot), 0, failure=failure),
+        close(slot, failure),
     ]
 
 
 def _user(user: int, group: int, kind: int, kept: int, groups: bytes) -> list[Call]:
     how: dict[str, Any] = {"failure": "USER", "subject": f"{user}:{group}"}
     forbidden = EPERM if kind == GROUPS_SET_IF_PERMITTED else 0
-    replaced = _call(
+    replaced = call(
         "setgroups", len(groups) // 4, groups, ignored=forbidden, failure="SUPPLEMENTARY"
     )
     return [
         *([] if kind == GROUPS_KEPT else [replaced]),
-        _call("setresgid", group, group, group, **how),
+        call("setresgid", group, group, group, **how),
         # Before the change of user, with which a user other than root loses CAP_SETPCAP.
         ("bound_capabilities", kept),
-        _call("setresuid", user, user, user, **how),
+        call("setresuid", user, user, user, **how),
         ("drop_capabilities", kept),
     ]
 
 
 def _limit(resource: int, soft: int, hard: int, name: str) -> list[Call]:
     limits = struct.pack("=QQ", soft, hard)
-    return [_call("prlimit64", 0, resource, limits, 0, failure="LIMIT", subject=name)]
+    return [call("prlimit64", 0, resource, limits, 0, failure="LIMIT", subject=name)]
 
 
 def _standard(number: int, source: object) -> list[Call]:
-    return [_call("dup3", _of(source), number, 0, failure="PROCESS")]
+    return [call("dup3", of(source), number, 0, failure="PROCESS")]
 
 
 def _close_standard(mask: int) -> list[Call]:
     return [
-        _call("close", number, ignored=_ANY, failure="PROCESS")
+        call("close", number, ignored=_ANY, failure="PROCESS")
         for number in range(3)
         if mask >> number & 1
     ]
 
 
 def _pass(slot: object) -> list[Call]:
-    return [_call("fcntl", _of(slot), _F_SETFD, 0, failure="PROCESS")]
+    return [call("fcntl", of(slot), _F_SETFD, 0, failure="PROCESS")]
 
 
 def _chdir(path: str, required: int) -> list[Call]:
-    wanted = _call(
+    wanted = call(
         *("chdir", path), ignored=0 if required else _ANY, failure="DIRECTORY", subject=path
     )
     if required:
         return [wanted]
-    return [_call("chdir", "/", failure="DIRECTORY", subject="/"), wanted]
+    return [call("chdir", "/", failure="DIRECTORY", subject="/"), wanted]
 
 
 def _protect(
@@ -449,15 +449,44 @@ def _protect(
 
     It shows the network of its reader, and container engines set it.
     """
+    shown: Call = ("protect_paths", read_only, left, flags)
+    covered: Call = ("mask", masked, "/dev/null", 0, "PROC")
     if not flags & OWN_NETWORK:
-        return [("protect_paths", masked, read_only, left, flags)]
+        return [shown, covered]
     how: dict[str, Any] = {"ignored": ENOENT, "failure": "PROC", "subject": _NETWORK}
     return [
-        _call("open_tree", _HERE, _NETWORK, _CLONED, slot=_NETWORK, becomes=FILLED, **how),
-        ("protect_paths", (), read_only, left, flags),
+        call("open_tree", _HERE, _NETWORK, _CLONED, slot=_NETWORK, becomes=FILLED, **how),
+        shown,
         ("attach_mount", _NETWORK, _NETWORK),
         # After it: this may be one of them.
-        ("protect_paths", masked, (), (), 0),
+        covered,
+    ]
+
+
+def _hide(paths: Sequence[str]) -> list[Call]:
+    """An empty file, unlike /dev/null, refuses writes. It lies on the view's own /run meanwhile."""
+    path, failure = f"{_COVERED}/.empty", "HIDE"
+    how: dict[str, Any] = {"failure": failure, "subject": paths[0] if paths else ""}
+    made = ("openat", _HERE, path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    return [
+        call(*made, slot=path, becomes=FILLED, **how),
+        close(path, failure),
+        ("mask", paths, path, _native.MOUNT_ATTR_RDONLY, failure),
+        call("unlinkat", _HERE, path, 0, ignored=_ANY, **how),
+    ]
+
+
+def terminal(owner: int) -> list[Call]:
+    """Make a pty of /dev/pts, whose slots are "master" and "slave". It belongs to the user `owner`."""
+    how: dict[str, Any] = {"failure": "TERMINAL", "subject": _PTMX}
+    peer: dict[str, Any] = {"slot": "slave", "becomes": FILLED, **how}
+    kept = (1 << 32) - 1
+    return [
+        _open(_PTMX, _TTY | os.O_NONBLOCK, "master", **how),
+        call("ioctl", of("master"), _native.TIOCSPTLCK, bytes(4), **how),
+        call("ioctl", of("master"), _native.TIOCGPTPEER, _TTY, **peer),
+        # EINVAL: root is not mapped, and the caller, who is, has it already.
+        call("fchownat", of("slave"), "", owner, kept, _EMPTY, ignored=EINVAL, **how),
     ]
 
 
@@ -467,35 +496,30 @@ def _pty(owner: int, console: int) -> list[Call]:
     Signals of the caller's terminal then reach the monitor alone, which forwards them.
     """
     how: dict[str, Any] = {"failure": "TERMINAL", "subject": _PTMX}
-    peer: dict[str, Any] = {"slot": "slave", "becomes": FILLED, **how}
-    kept = (1 << 32) - 1
+    cloned: dict[str, Any] = {"slot": "console", "becomes": FILLED, **how}
     # The mountpoint is an empty file.
     covered: list[Call] = [
-        _call("open_tree", _of("slave"), "", _EMPTY | _CLONED, **peer | {"slot": "console"}),
+        call("open_tree", of("slave"), "", _EMPTY | _CLONED, **cloned),
         ("attach_mount", "console", "/dev/console"),
     ]
     return [
-        _open(_PTMX, _TTY | os.O_NONBLOCK, "master", **how),
-        _call("ioctl", _of("master"), _native.TIOCSPTLCK, bytes(4), **how),
-        _call("ioctl", _of("master"), _native.TIOCGPTPEER, _TTY, **peer),
-        # EINVAL: root is not mapped, and the caller, who is, has it already.
-        _call("fchownat", _of("slave"), "", owner, kept, _EMPTY, ignored=EINVAL, **how),
+        *terminal(owner),
         *(covered if console else ()),
-        _call("setsid", ignored=_ANY, **how),
+        call("setsid", ignored=_ANY, **how),
         ("offer_terminal", "master"),
-        _close("master", "TERMINAL"),
+        close("master", "TERMINAL"),
     ]
 
 
 def _session(with_pty: int) -> list[Call]:
-    begun = [_call("setsid", failure="PROCESS")]
+    begun = [call("setsid", failure="PROCESS")]
     if not with_pty:
         return [*begun, ("own_session",)]
     how: dict[str, Any] = {"failure": "TERMINAL", "subject": "/dev/console"}
     return [
         *begun,
-        _call("ioctl", _of("slave"), _native.TIOCSCTTY, 0, **how),
-        *(_call("dup3", _of("slave"), number, 0, **how) for number in range(3)),
+        call("ioctl", of("slave"), _native.TIOCSCTTY, 0, **how),
+        *(call("dup3", of("slave"), number, 0, **how) for number in range(3)),
     ]
 
 
@@ -510,21 +534,21 @@ def _offer_namespaces() -> list[Call]:
     return [
         *(_open(path, os.O_RDONLY, path, failure, path) for path in paths),
         ("offer", *paths),
-        *(_close(path, failure) for path in paths),
+        *(close(path, failure) for path in paths),
     ]
 
 
 def _remove_if_empty(directory: object, name: str) -> list[Call]:
-    words = ("unlinkat", _of(directory), name, _REMOVE_DIRECTORY)
-    return [_call(*words, ignored=_ANY, failure="PROCESS")]
+    words = ("unlinkat", of(directory), name, _REMOVE_DIRECTORY)
+    return [call(*words, ignored=_ANY, failure="PROCESS")]
 
 
 def _end_limit(directory: object, project: int) -> list[Call]:
     from overlaykit import projects
 
     command, argument = projects.limiting(0)
-    words = ("quotactl_fd", _of(directory), command, project, argument)
-    return [_call(*words, ignored=_ANY, failure="PROCESS")]
+    words = ("quotactl_fd", of(directory), command, project, argument)
+    return [call(*words, ignored=_ANY, failure="PROCESS")]
 
 
 _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
@@ -548,6 +572,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "no_new_privs": _no_new_privs,
     "scope_sockets": _scope_sockets,
     "limit": _limit,
+    "hide": _hide,
     "protect": _protect,
     "user": _user,
     "standard": _standard,
@@ -565,5 +590,5 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
 def lowered(step: Sequence[Any]) -> Sequence[Call]:
     """The steps that the program carries out for a step of a plan."""
     name, *arguments = step
-    of = _CALLS_OF.get(name)
-    return (tuple(step),) if of is None else of(*arguments)
+    made = _CALLS_OF.get(name)
+    return (tuple(step),) if made is None else made(*arguments)

@@ -105,7 +105,7 @@ FORMS: Final = {
     "out_of_memory": (46, "d", "end"),
     "limit": (0, "nuus", "init command"),
     "user": (0, "iinux", "command"),
-    "hide": (49, "P", "init"),
+    "hide": (0, "P", "init"),
     "scope_sockets": (0, "", "command"),
     "grace": (51, "n", "plan"),
     "json_status": (52, "d", "plan"),
@@ -128,31 +128,13 @@ Without a code: those that become other steps of the program (`calls.lowered`).
 """
 
 CALLS: Final = (
-    *(
-        "chdir",
-        "chroot",
-        "close",
-        "dup3",
-        "fchdir",
-        "fchmod",
-        "fchownat",
-        "fcntl",
-        "fsconfig",
-        "fsmount",
-    ),
-    *("fsopen", "ioctl", "keyctl", "landlock_create_ruleset", "landlock_restrict_self", "mkdirat"),
-    *("mount", "mount_setattr", "move_mount", "open_tree", "openat", "pivot_root", "prctl"),
-    *(
-        "prlimit64",
-        "quotactl_fd",
-        "sched_setaffinity",
-        "setgroups",
-        "sethostname",
-        "setns",
-        "setresgid",
-        "setresuid",
-    ),
-    *("setsid", "socket", "umask", "umount2", "unlinkat", "unshare", "write"),
+    *("chdir", "chroot", "close", "dup3", "fchdir", "fchmod", "fchmodat", "fchownat"),
+    *("fcntl", "finit_module", "fsconfig", "fsmount", "fsopen", "inotify_add_watch"),
+    *("inotify_init1", "ioctl", "keyctl", "landlock_create_ruleset"),
+    *("landlock_restrict_self", "mkdirat", "mount", "mount_setattr", "move_mount"),
+    *("open_tree", "openat", "pivot_root", "prctl", "prlimit64", "quotactl_fd"),
+    *("sched_setaffinity", "setgroups", "sethostname", "setns", "setresgid", "setresuid"),
+    *("setsid", "socket", "symlinkat", "umask", "umount2", "unlinkat", "unshare", "write"),
 )
 """System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
 
@@ -164,10 +146,14 @@ PRIMITIVES: Final = {
     "offer_terminal": (16, "d"),
     "own_session": (17, ""),
     "attach_mount": (18, "cs"),
-    "protect_paths": (22, "PPPn"),
+    "protect_paths": (22, "PPn"),
+    "mask": (49, "PsuF"),
     "bound_capabilities": (47, "u"),
     "drop_capabilities": (48, "u"),
     "copy": (53, "dds"),
+    "until": (8, "ds"),
+    "run": (9, "v"),
+    "guest_session": (11, "ddbsssi"),
     "connect_network": (56, "c"),
 }
 """Of each step that only the program's bytes have its code, and a letter for each argument.
@@ -176,9 +162,10 @@ PRIMITIVES: Final = {
 each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
 `joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
 `own_session`: the command has one, without a terminal. `attach_mount`: `attach`, without flags. `protect_paths`:
-`protect`, without the network. `bound_capabilities`, `drop_capabilities`: the parts of `restrict_capabilities`; the
+`protect`, without what is masked, and the network. `mask`: the paths, the file that covers files, attributes of its
+mount, the failure. `bound_capabilities`, `drop_capabilities`: the parts of `restrict_capabilities`; the
 second may fail. `copy`: all that is read from a descriptor into a file, with the subject of a failure.
-`connect_network`: the other side of an interface.
+`connect_network`: the other side of an interface. `until`, `run`, `guest_session`: of guests (machine/plan.py).
 """
 
 FILLED: Final = 1

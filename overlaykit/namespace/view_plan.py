@@ -527,10 +527,11 @@ def _execute(plan: Plan, spec: LaunchSpec, caller: Caller) -> None:
         # One entry of the name, whose value the supervisor replaces.
         env = environment.replace(env, "LISTEN_PID", "")
     name = spec.argv[0]
-    plan.execute(spec.argv, env, _candidates(name, env), with_sockets=with_sockets)
+    plan.execute(spec.argv, env, candidates(name, env), with_sockets=with_sockets)
 
 
-def _candidates(name: str, env: Environment) -> list[str]:
+def candidates(name: str, env: Environment) -> list[str]:
+    """The paths at which a command may be, in their order."""
     if not name:
         return []
     if "/" in name:

@@ -86,10 +86,10 @@ def status(
         return end.status
     if isinstance(end, Failed):
         reason = os.strerror(end.errno)
-        if end.step != "session":
-            raise StepFailed(f"{end.step} {end.word}", reason)
-        if end.word == "directory":
+        if end.step == "DIRECTORY":
             raise namespace.WorkingDirectoryMissing(cwd, reason)
+        if end.step not in ("EXECUTE", "LOOKUP"):
+            raise StepFailed(f"{end.step} {end.word}", reason)
         if end.errno == errno.ENOENT:
             raise namespace.CommandNotFound(name)
         raise namespace.CommandNotExecutable(name, reason)

@@ -148,9 +148,9 @@ def test_a_step_that_fails_is_told_with_its_word() -> None:
     ("end", "messages", "line"),
     [
         (Failed(errno=2, step="mount", word="/disk"), "", "cannot start: mount /disk: No such"),
-        (Failed(errno=2, step="session", word="directory"), "", "/there"),
-        (Failed(errno=2, step="session", word="command"), "", "tool: no such command"),
-        (Failed(errno=13, step="session", word="command"), "", "tool: cannot be executed"),
+        (Failed(errno=2, step="DIRECTORY", word="/there"), "", "/there"),
+        (Failed(errno=2, step="LOOKUP", word="tool"), "", "tool: no such command"),
+        (Failed(errno=13, step="EXECUTE", word="/bin/tool"), "", "tool: cannot be executed"),
         (None, "[1] Kernel panic - not syncing: why\r\n", "its kernel panicked: why$"),
         (None, "overlaykit: virtiofsd ended\n", "virtiofsd ended, which serves its files"),
         (None, "first\nqemu: last\n\n", ": qemu: last$"),

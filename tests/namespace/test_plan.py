@@ -627,7 +627,8 @@ def test_a_plan_that_is_too_large_is_refused() -> None:
 
 def test_each_failure_of_the_program_has_words() -> None:
     found = set()
-    for path in glob.glob(os.path.join(os.path.dirname(__file__), "../../native/*.c")):
+    # All but guest_*.c, whose failures views/guest.py words.
+    for path in glob.glob(os.path.join(os.path.dirname(__file__), "../../native/[!g]*.c")):
         with open(path) as file:
             found |= set(re.findall(r'\bfail(?:_with)?\("(\w*)"', file.read()))
     for step in of_all_kinds():
