@@ -11,7 +11,7 @@
 The rooms, from the top: `cli` calls `client` and `views`; `client` asks what runs; `views` joins `fuse` (the mount),
 `namespace` (the processes) and `layers` (the sources of files), which never import one another; `changes` compares
 layers; `overlay` decides what a path means. On the ground floor are `_native` (system calls), `beneath`, `codec`,
-`errors`, `health`, `mountinfo`, `privilege`, `procfs`, `record`, `rmtree`, `scope`, `signals`, `sockets` and
+`errors`, `health`, `lean`, `mountinfo`, `privilege`, `procfs`, `record`, `rmtree`, `scope`, `signals`, `sockets` and
 `standard`. A room imports only from below. Start reading at `overlaykit.overlay`.
 """
 

@@ -10,8 +10,6 @@ import errno
 import os
 
 from overlaykit.errors import Error
-from overlaykit.fuse import control
-from overlaykit.overlay.explanation import Copied, Explanation, Hiding
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 from overlaykit.views.registry import ANSWER_SECONDS, DaemonSilent, NotRunning, Registry
@@ -23,7 +21,9 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from overlaykit.changes.opening import Opened
+    from overlaykit.fuse import control
     from overlaykit.fuse.control import Measured
+    from overlaykit.overlay.explanation import Copied, Explanation, Hiding
     from overlaykit.views.entry import About
     from overlaykit.views.registry import RunningView
 
@@ -41,6 +41,15 @@ __all__ = [
     "Stack",
     "flush",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Late: `diff` and `apply` explain nothing.
+    if name in ("Copied", "Explanation", "Hiding"):
+        from overlaykit.overlay import explanation
+
+        return getattr(explanation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class NoDaemon(Error):
@@ -135,6 +144,9 @@ class Client:
         """What a path, from the root of the view, means in each layer. Raises: OSError (ENOENT, ENOTDIR, ELOOP)."""
         about = self._running.about
         if about.daemon:
+            from overlaykit.fuse import control
+            from overlaykit.overlay.explanation import Explanation
+
             found = self._ask(control.Explain(path), Explanation)
             return self._running.with_present_paths(found)
         from overlaykit.views.explaining import explain_layers
@@ -145,6 +157,8 @@ class Client:
         """What the daemon holds in memory, and the requests of the kernel with their latencies. Raises: NoDaemon."""
         if not self._running.about.daemon:
             raise NoDaemon(self._name)
+        from overlaykit.fuse import control
+
         return self._ask(control.Stats(), control.Measured)
 
     def diff(self, path: str = "/", *, times: bool = False) -> list[dict[str, Any]]:
@@ -164,6 +178,8 @@ class Client:
         not see all owners: then, and without a daemon, this process compares. It needs the right to read the layers.
         """
         if self._running.about.daemon:
+            from overlaykit.fuse import control
+
             flush(self._running.about)
             try:
                 yield from self._compared_by_daemon(control.Diff(path, times))
@@ -219,6 +235,8 @@ class Client:
         about = self._running.about
         upper, layers = about.changes, about.paths
         if about.daemon:
+            from overlaykit.fuse import control
+
             found = self._ask(control.Stack(), control.Stacked)
             layers = found.layers
             # The daemon knows the upper by the path of its start.
@@ -266,6 +284,8 @@ class Client:
         return DaemonSilent(self._name, self._running.about.daemon, round(self._seconds))
 
     def _connect(self) -> control.Connection:
+        from overlaykit.fuse import control
+
         try:
             return control.Connection(self._running.control, self._seconds)
         except (FileNotFoundError, ConnectionRefusedError):

@@ -7,13 +7,14 @@ import fcntl
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native, attributes
 from overlaykit.privilege import ALL_IDS, CAP_SYS_ADMIN, capabilities
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final, TypeAlias
 
 _Place: TypeAlias = "int | str"
 """An inode's descriptor, or the path of one that is O_PATH, which calls on descriptors refuse."""

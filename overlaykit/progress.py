@@ -5,13 +5,15 @@ Where it is not shown, counting costs nothing an item.
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from overlaykit.lean import Protocol
+from overlaykit.scope import contextmanager
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import TypeVar
 
-_Item = TypeVar("_Item")
+    _Item = TypeVar("_Item")
 
 
 class Show(Protocol):
@@ -26,7 +28,7 @@ _shows: list[Show] = []
 """The last one shows the work of this process."""
 
 
-@contextlib.contextmanager
+@contextmanager
 def shown(show: Show) -> Iterator[None]:
     """Show the work of the block."""
     _shows.append(show)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
-import warnings
-from typing import TYPE_CHECKING, Final, TypeVar
 
 from overlaykit import _native, child
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Final, TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 
 _LONGEST_RESULT: Final = 1 << 16
 """Bytes."""
@@ -28,6 +28,8 @@ class Reader:
 
     def run(self, action: Callable[[], T]) -> T:
         """The result of `action`, pickled on its way. Raises OSError: as `action`; EACCES without user namespaces."""
+        import pickle  # late, as warnings: few files are closed by their modes
+
         _, pickled = _in_child(lambda: ([], pickle.dumps(action())))
         result: T = pickle.loads(pickled)  # noqa: S301  # our own child's
         return result
@@ -63,6 +65,8 @@ def _in_child(body: Callable[[], child.Made]) -> child.Made:
     def entered() -> child.Made:
         _enter_namespace()
         return body()
+
+    import warnings
 
     with warnings.catch_warnings():
         # Python 3.12 warns of such locks.

@@ -15,7 +15,6 @@ import functools
 import os
 import stat
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes
 from overlaykit.changes.journal import Applied, Undoing, Undone
@@ -39,8 +38,10 @@ from overlaykit.overlay.faults import reach
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Final
 
     from overlaykit.changes.model import Change
     from overlaykit.changes.planning import Choice, Plan

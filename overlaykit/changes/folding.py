@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import attributes
 from overlaykit.changes.model import STATE
+from overlaykit.lean import NamedTuple
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, is_aufs_name
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Final
 
     from overlaykit.changes.model import Version
     from overlaykit.overlay.layer import LayerDir

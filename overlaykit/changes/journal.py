@@ -12,15 +12,16 @@ import json
 import os
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import codec
 from overlaykit.changes.steps import Step
 from overlaykit.errors import Error
 from overlaykit.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final, TypeAlias
 
 NAME: Final = b"journal"
 

@@ -9,15 +9,16 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
 
 from overlaykit import attributes
 from overlaykit.changes import threeway
 from overlaykit.overlay import originals
 from overlaykit.overlay.markers import ACLS, OVERLAY_PREFIXES, xattr_names
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
+    from typing import Final, TypeVar
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.read import Comparison
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from overlaykit.overlay.began import Began
     from overlaykit.overlay.markers import Origin
 
+    T = TypeVar("T")
+
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,32 +6,34 @@ Paths are bytes from the root of the view, without a leading slash; that of the 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from overlaykit import attributes
 from overlaykit.beneath import INODE
+from overlaykit.lean import partial
 from overlaykit.overlay.markers import xattr_names
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Final, Literal, TypeVar
 
     from overlaykit.changes.folding import Inside
     from overlaykit.overlay.layer import LayerDir
 
-T = TypeVar("T")
+    T = TypeVar("T")
+    Kind = Literal["added", "changed", "deleted", "renamed", "replaced"]
+    """`replaced`: by a file of another type. A path may be deleted, and another file renamed to it."""
+    Aspect = Literal[
+        "content", "size", "mode", "owner", "times", "xattrs", "acl", "device", "links"
+    ]
+    """What of a file differs. `content`: also a symlink's target. `times`: the modification time. `links`: it is a name
+    of another file now (see `Change.link`)."""
+
 
 STATE: Final = b".overlaykit-apply"
 """The directory in the root of a target of `apply`: journals, and what was displaced. No change of a view is in it."""
-
-Kind = Literal["added", "changed", "deleted", "renamed", "replaced"]
-"""`replaced`: by a file of another type. A path may be deleted, and another file renamed to it."""
-
-Aspect = Literal["content", "size", "mode", "owner", "times", "xattrs", "acl", "device", "links"]
-"""What of a file differs. `content`: also a symlink's target. `times`: the modification time. `links`: it is a name of
-another file now (see `Change.link`)."""
 
 
 # No dataclass: its import takes longer than the comparison of a few files.
@@ -177,7 +179,7 @@ class Version:
         try:
             fd = os.open(name, _OWN_FLAGS, dir_fd=above)
         except PermissionError:  # another owner's
-            again = functools.partial(os.open, name, _FLAGS, dir_fd=above)
+            again = partial(os.open, name, _FLAGS, dir_fd=above)
             fd = holder.layer.open(again, above, name)
         if self.attributes is None and self.data is None:  # an open file tells them fastest
             self.attributes = xattr_names(fd)

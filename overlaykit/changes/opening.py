@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Final, TypeAlias
 
 from overlaykit import _native
 from overlaykit.overlay.opened import OpenedLayer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, TypeAlias
 
 Opened: TypeAlias = OpenedLayer
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
 from overlaykit.changes.folding import Folding
 from overlaykit.changes.merging import Merger, NotMerged
@@ -23,16 +22,18 @@ from overlaykit.changes.steps import Seen, digest_of
 from overlaykit.changes.target import Base, Target, is_overlay
 from overlaykit.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
+    from typing import Literal
 
     from overlaykit.changes.merging import Text
     from overlaykit.changes.read import Comparison
     from overlaykit.changes.steps import Places
 
-Choice = Literal["", "theirs", "ours"]
-"""What to do where the target has changed, too. `theirs`: write what the view has. `ours`: keep what the target has.
-Empty: write nothing at all."""
+    Choice = Literal["", "theirs", "ours"]
+    """What to do where the target has changed, too. `theirs`: write what the view has. `ours`: keep what the target
+    has. Empty: write nothing at all."""
 
 
 class Conflict(Record, kw_only=True):

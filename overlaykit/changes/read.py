@@ -13,24 +13,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import ExitStack
 from itertools import repeat
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
-from overlaykit.changes.model import STATE, Aspect, Change, Version
+from overlaykit.changes.model import STATE, Change, Version
 from overlaykit.changes.paths import join
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
 from overlaykit.inodes import mode_without_acl
+from overlaykit.lean import NamedTuple
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
 from overlaykit.progress import counted
+from overlaykit.scope import ExitStack
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Final, Self
 
     from overlaykit.changes.folding import Folding, Inside
+    from overlaykit.changes.model import Aspect
     from overlaykit.overlay.merge import Found
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.opened import OpenedLayer
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 _GONE: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """What a file says that was removed or replaced since it was listed."""
 
-_OF_ITS_MAKER: Final = frozenset[Aspect](("owner", "times"))
+_OF_ITS_MAKER: Final[frozenset[Aspect]] = frozenset(("owner", "times"))
 """What the root of an upper has of the one who made it; only the mode is copied from the lower's."""
 
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 from collections import Counter
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, attributes, mountinfo
 from overlaykit.beneath import INODE
@@ -27,8 +26,10 @@ from overlaykit.reader import opened_past_modes
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Final
 
     from overlaykit.changes.state import Application, State
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeAlias
 
 from overlaykit.changes.paths import is_below, is_in
 from overlaykit.errors import Error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
     from overlaykit.changes.model import Change
 

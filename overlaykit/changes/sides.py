@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, privilege
 from overlaykit.changes.model import Version
+from overlaykit.lean import partial
 from overlaykit.overlay import acl, features, overrides
 from overlaykit.overlay.lookup import Metacopies, may_be_one
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
@@ -18,8 +17,10 @@ from overlaykit.overlay.merge import Found, Merge
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.opened import as_layers
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Final
 
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import Layer, LayerDir
@@ -267,7 +268,7 @@ def shown_xattrs(version: Version, markers: Markers) -> dict[bytes, bytes]:
                 value = attributes.xattr_or_none(path, name, not version.name)
             except PermissionError:
                 value = version.read(
-                    functools.partial(attributes.xattr_or_none, path, name, not version.name)
+                    partial(attributes.xattr_or_none, path, name, not version.name)
                 )
             if value is not None:
                 found[markers.unescape(name)] = value

@@ -7,7 +7,6 @@ import functools
 import os
 import stat
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
@@ -21,8 +20,10 @@ from overlaykit.overlay.markers import OVERLAY_PREFIXES
 from overlaykit.progress import counted_all
 from overlaykit.reader import opened_past_modes, past_modes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Final
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.planning import Arrival, Plan

@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes
 from overlaykit.changes.journal import Applied, Begun, Journal, Undone
@@ -24,8 +23,10 @@ from overlaykit.errors import Error
 from overlaykit.rmtree import rmtree
 from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMOVED: Final = b".removed"

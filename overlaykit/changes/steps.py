@@ -14,22 +14,24 @@ import functools
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 from overlaykit import _native, attributes
 from overlaykit.beneath import BENEATH, INODE
+from overlaykit.lean import NamedTuple
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
 from overlaykit.reader import opened_past_modes, past_modes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Final, Literal, Self, TypeAlias
 
-Root: TypeAlias = Literal["target", "state", "upper", "store"]
-"""Directories that paths of steps begin at. `state`: that of this application, in the target. `store`: where what the
-upper holds goes."""
+    Root: TypeAlias = Literal["target", "state", "upper", "store"]
+    """Directories that paths of steps begin at. `state`: that of this application, in the target. `store`: where what
+    the upper holds goes."""
+    Operation: TypeAlias = Literal["move", "exchange", "remove", "open", "close"]
 
-Operation: TypeAlias = Literal["move", "exchange", "remove", "open", "close"]
 
 _PARENT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _RWX: Final = 0o700

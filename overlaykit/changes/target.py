@@ -6,7 +6,6 @@ import functools
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native, attributes, handles, mountinfo
 from overlaykit.changes.contents import same_contents
@@ -17,8 +16,10 @@ from overlaykit.overlay.began import Began, latest
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, origin_link_count, xattr_names
 from overlaykit.reader import opened_past_modes, past_modes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
+    from typing import Final, TypeAlias
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.read import Comparison

@@ -7,13 +7,14 @@ names, without markers. Its parts are put one by one otherwise, and those of its
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
 
 from overlaykit.changes.paths import is_in, name_of, parent
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
+    from typing import Final
 
     from overlaykit.changes.model import Version
     from overlaykit.changes.planning import Arrival

@@ -7,7 +7,6 @@ import functools
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
 
 from overlaykit import signals
 from overlaykit.cli import progress
@@ -22,9 +21,11 @@ from overlaykit.cli.output import (
 )
 from overlaykit.errors import Error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
+    from typing import Any, Final
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.run import Request

@@ -11,7 +11,6 @@ import glob
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import mountinfo, namespace
 from overlaykit.cli.output import one_line
@@ -19,8 +18,10 @@ from overlaykit.errors import Error
 from overlaykit.reader import past_modes
 from overlaykit.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Final
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.model import Change

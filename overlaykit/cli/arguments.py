@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlaykit.cli.options import LAYERS, Usage
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final, NoReturn
 
 _MAX_SECONDS: Final = 1_000_000
 """poll(2) takes an int of milliseconds."""

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Final
 
 from overlaykit.changes.plain import plain, shown
 from overlaykit.cli import progress
 from overlaykit.cli.options import LAYERS, Options, Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any
+    from typing import Any, Final
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.patch import FilePatch
@@ -143,6 +142,8 @@ def main(arguments: list[str]) -> int:
             raise NoSuchPath(args.path)
         changes = comparison.changes(beneath, times=args.times)
         if args.json:
+            import json
+
             found = _print_json(json.dumps(plain(change)) for change in changes)
         elif args.patch:
             found = _print_patch(comparison, list(changes))

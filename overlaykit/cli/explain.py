@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.output import one_line
 from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
     from overlaykit.client import Copied, Explanation, Hiding
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
@@ -40,6 +41,19 @@ def _exit_with(arguments: list[str]) -> NoReturn:
     signals.await_children()
     status = run(arguments)
     signals.block_all()  # the command is done: an interrupt of Python's shutdown must not change its status
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    """Exit. Where nothing waits for it, the interpreter does not take itself apart, which costs 7 ms of `diff`."""
+    if "threading" not in sys.modules and not atexit._ncallbacks() and sys.getprofile() is None:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (output.ReaderGone, output.StdoutUnwritable):  # the interpreter says so, as ever
+            pass
+        else:
+            os._exit(status & 0xFF)
     sys.exit(status)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import progress
+from overlaykit.scope import contextmanager, suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
 _SECONDS_BEFORE: Final = 1.0
 _SECONDS_BETWEEN: Final = 0.1
 _BAR: Final = 30
 
 
-@contextlib.contextmanager
+@contextmanager
 def shown() -> Iterator[None]:
     """Show the work of the block, if standard error is a terminal."""
     if not sys.stderr.isatty():
@@ -45,7 +46,7 @@ class Line:
             return
         self._next = now + _SECONDS_BETWEEN
         text = described(what, done, total)
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             text = text[: columns - 1] if columns else text
         print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)

@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from overlaykit import signals
 from overlaykit.cli import summary
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final, NoReturn, Self
 
     from overlaykit.cli.summary import Summary
 

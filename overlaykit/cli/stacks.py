@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
 
 from overlaykit.client import Client, NothingWritten, Stack
 from overlaykit.errors import Error
 from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Final
 
     from overlaykit.views.named import NamedView
     from overlaykit.views.registry import RunningView
@@ -44,15 +45,13 @@ def find(name: str, layers: Sequence[str] = (), *, written: bool = True) -> Stac
 
 
 def _find(name: str, layers: Sequence[str]) -> Stack:
-    from overlaykit.views.named import NamedView, NoSuchView
-    from overlaykit.views.places import NoHome
-    from overlaykit.views.registry import NotRunning, Registry
+    from overlaykit.views.registry import NotRunning, Registry, is_name
 
     registry = Registry()
     with suppress(NotRunning):
         return _running(name, registry.find(name))
-    with suppress(NoSuchView, NoHome):
-        return _stopped(NamedView(name))
+    if is_name(name) and (named := _named(name)):
+        return _stopped(named)
     if not os.path.isdir(name):
         raise NothingToCompare(name)
     path = os.path.realpath(name)
@@ -60,12 +59,20 @@ def _find(name: str, layers: Sequence[str]) -> Stack:
         if one.about.changes is not None and os.path.realpath(one.about.changes) == path:
             return _running(name, one)
     if not layers and os.path.basename(path) == _UPPER:
-        with suppress(NoSuchView, NoHome):
-            named = NamedView(os.path.basename(os.path.dirname(path)))
-            if os.path.samefile(named.path, os.path.dirname(path)):
-                return _stopped(named)
+        above = os.path.dirname(path)
+        if (named := _named(os.path.basename(above))) and os.path.samefile(named.path, above):
+            return _stopped(named)
     below = _resolved(layers or ("host",), os.getcwd())
     return Stack(name=name, upper=path, layers=below, assumed=not layers)
+
+
+def _named(name: str) -> NamedView | None:
+    from overlaykit.views.named import NamedView, NoSuchView
+    from overlaykit.views.places import NoHome
+
+    with suppress(NoSuchView, NoHome):
+        return NamedView(name)
+    return None
 
 
 def find_side(name: str, layers: Sequence[str] = ()) -> Stack:

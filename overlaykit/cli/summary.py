@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.diff import (
     COLOURS,
@@ -18,8 +17,10 @@ from overlaykit.cli.diff import (
 from overlaykit.cli.output import coloured, one_line
 from overlaykit.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Final
 
     from overlaykit.changes.model import Change
     from overlaykit.changes.read import Comparison

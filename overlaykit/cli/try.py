@@ -9,7 +9,6 @@ import os
 import signal
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, Final
 
 from overlaykit import mountinfo, signals
 from overlaykit.changes.plain import plain
@@ -25,8 +24,10 @@ from overlaykit.cli.output import (
 from overlaykit.cli.question import Kept, Question
 from overlaykit.errors import Error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any, Final
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.model import Change

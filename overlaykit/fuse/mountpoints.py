@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import mountinfo
 from overlaykit.errors import Error
-from overlaykit.fuse.directories import (
-    absolute,
-    lies_in_deleted_directory,
-    open_directory,
-    real_path,
-)
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlaykit.mountinfo import Mount
 
 FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
@@ -44,6 +40,14 @@ class NotMounted(Error):
 
 def open_target(path: str) -> int:
     """Open a directory to mount on (O_PATH). Raises Error unless it is one."""
+    # Late: `diff` and `ps` mount nothing.
+    from overlaykit.fuse.directories import (
+        absolute,
+        lies_in_deleted_directory,
+        open_directory,
+        real_path,
+    )
+
     try:
         fd = open_directory(path)
         try:

@@ -19,10 +19,10 @@ def daemon_of(process: int) -> int:
     with suppress(OSError):  # it has ended
         if os.readlink("/proc/self") != str(os.getpid()):  # of another PID namespace
             return process
-        with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
+        with open(f"/proc/{process}/task/{process}/children", encoding="utf-8") as file:
             children = file.read().split()
         for child in children:
-            with suppress(OSError), open(f"/proc/{child}/comm", encoding="ascii") as file:
+            with suppress(OSError), open(f"/proc/{child}/comm", encoding="utf-8") as file:
                 if file.read() == _NAME:
                     return int(child)
     return process

@@ -1,7 +1,7 @@
 """The merge: what a path means, given a stack of layers. The heart of overlaykit.
 
-May import: `_native`, `beneath`, `privilege`, `rmtree` and the standard library; it knows nothing of FUSE, trio,
-processes or the command line. Start reading at `filesystem`, whose parts offer the operations.
+May import: `_native`, `beneath`, `lean`, `privilege`, `rmtree` and the standard library; it knows nothing of FUSE,
+trio, processes or the command line. Start reading at `filesystem`, whose parts offer the operations.
 
 Concurrency: nothing here takes a lock. One thread makes all calls, one after another, and each call
 leaves the tree consistent. Only two kinds of calls may run in another thread, while that one goes on:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections import OrderedDict
-from typing import Final, NamedTuple, Protocol
+
+from overlaykit.lean import NamedTuple, OrderedDict, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MAX_DIRECTORIES: Final = 8192
 _MAX_RESERVE: Final = 512

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import os
 import struct
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from overlaykit import _native, attributes
 from overlaykit.beneath import BENEATH
+from overlaykit.lean import Protocol, partial
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Final, TypeVar
+
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.modes import Modes
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 
 _OPEN_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -282,9 +285,7 @@ class LayerDir:
             if modes is not None and modes.active:
                 modes.widen_directory(layer_dir.parent, layer_dir.parent._fd)
             above = layer_dir.parent._fd
-            action = functools.partial(
-                _native.openat2, above, layer_dir.name, _OPEN_DIRECTORY, 0, BENEATH
-            )
+            action = partial(_native.openat2, above, layer_dir.name, _OPEN_DIRECTORY, 0, BENEATH)
             layer_dir._fd = self.layer.open(action, above)
             layer_dir.recent = True
             layer_dir.layer.descriptors.add(layer_dir)
@@ -294,9 +295,7 @@ class LayerDir:
         above = -1
         try:
             for layer_dir in reversed(chain):
-                action = functools.partial(
-                    _native.openat2, fd, layer_dir.name, _OPEN_DIRECTORY, 0, BENEATH
-                )
+                action = partial(_native.openat2, fd, layer_dir.name, _OPEN_DIRECTORY, 0, BENEATH)
                 fd, before = self.layer.open(action, fd), above
                 above = fd
                 if before >= 0:

@@ -13,9 +13,9 @@ import fcntl
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from overlaykit import attributes
+from overlaykit.lean import NamedTuple
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import UNKNOWN_UUID, LayerDir
 from overlaykit.overlay.markers import NO_FILE_MARKERS, UNMARKED
@@ -24,8 +24,10 @@ from overlaykit.overlay.nodes import Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.operation import operation
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Final, Literal, TypeAlias, TypeVar
 
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.markers import Markers, Metacopy
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
 
-T = TypeVar("T")
+    T = TypeVar("T")
+    Verity: TypeAlias = Literal["off", "on", "require"]
 
-Verity: TypeAlias = Literal["off", "on", "require"]
 
 _SECTOR: Final = 512
 _FS_IOC_MEASURE_VERITY: Final = 0xC0046686

@@ -17,14 +17,16 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import attributes, handles
+from overlaykit.lean import NamedTuple
 from overlaykit.overlay import features
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Final
 
     from overlaykit.overlay.features import Features
 FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."

@@ -11,14 +11,16 @@ import errno
 import itertools
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit import attributes
+from overlaykit.lean import NamedTuple
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
 from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Final, TypeAlias
 
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.markers import DirectoryMarkers, Markers

@@ -16,14 +16,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
+from overlaykit.lean import NamedTuple, Protocol
 from overlaykit.overlay.changetimes import ChangeTimes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.numbering import FIRST_FREE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final, TypeAlias
 
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import mmap
 import struct
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _DEVICE_SHIFT: Final = 48
 INODE_LIMIT: Final = 1 << _DEVICE_SHIFT

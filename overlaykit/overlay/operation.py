@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
-import functools
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
+from overlaykit.lean import Protocol, wraps
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Concatenate, ParamSpec, TypeVar
 
     from overlaykit.overlay.modes import Modes
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    S = TypeVar("S", bound="Part")
 
 
 class Part(Protocol):
@@ -19,18 +25,13 @@ class Part(Protocol):
     def modes(self) -> Modes | None: ...
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-S = TypeVar("S", bound=Part)
-
-
 def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Run an operation again with modes of the upper widened if a mode denies access (see `modes`).
 
     Operations may call each other: while modes are widened, only the outermost one puts them back.
     """
 
-    @functools.wraps(method)
+    @wraps(method)
     def attempt(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, codec
 from overlaykit.overlay import began
@@ -24,7 +23,10 @@ from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlaykit.overlay.began import Began
     from overlaykit.overlay.markers import Origin
 

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from typing import Final, NamedTuple
 
 from overlaykit import attributes
+from overlaykit.lean import NamedTuple
 from overlaykit.privilege import ALL_IDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SECURITY: Final = b"security.fuseoverlayfs.override_stat"
 """`xattr_permissions=1`: set by root only."""
 CONTAINERS: Final = b"user.containers.override_stat"
 """`xattr_permissions=2`: set by the file's owner."""
-_FIELDS: Final = re.compile(rb"([0-9]{1,10}):([0-9]{1,10}):([0-7]{1,7})(?::|\Z)")
-"""The file's type may follow."""
 
 # fuse-overlayfs before version 1.14.
 _OLD_USER: Final = b"user.fuseoverlayfs.override_stat"
@@ -64,11 +65,14 @@ def read(path: bytes | int, name: bytes) -> Override | None:
     raw = _get(path, name)
     if raw is None:
         return None
-    fields = _FIELDS.match(raw)
-    if fields is None or any(int(number) >= ALL_IDS for number in fields.group(1, 2)):
+    uid, gid, mode = (*raw.split(b":"), b"", b"")[:3]  # the file's type may follow
+    if not (_is_id(uid) and _is_id(gid) and 0 < len(mode) <= 7 and not mode.strip(b"01234567")):
         raise OSError(errno.EIO, f"an attribute {os.fsdecode(name)} that is no UID:GID:MODE")
-    uid, gid, mode = fields.groups()
     return Override(int(uid), int(gid), stat.S_IMODE(int(mode, 8)))
+
+
+def _is_id(number: bytes) -> bool:
+    return number.isdigit() and len(number) <= 10 and int(number) < ALL_IDS
 
 
 def write(path: bytes | int, name: bytes, override: Override) -> None:

@@ -18,7 +18,6 @@ import os
 from overlaykit import codec, sockets
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import leave_network, lock_directory
-from overlaykit.fuse.spec import Cleanup
 from overlaykit.record import Record
 from overlaykit.scope import contextmanager, suppress
 from overlaykit.views import places, scratch
@@ -28,6 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
+
+    from overlaykit.fuse.spec import Cleanup
 
 _ABOUT: Final = "about.json"
 _STAGE: Final = "stage"
@@ -189,6 +190,8 @@ class Entry:
     @property
     def cleanup(self) -> Cleanup:
         """What the daemon removes at its end."""
+        from overlaykit.fuse.spec import Cleanup
+
         trees = _cleanup_paths(self.path)
         return Cleanup(
             limited=() if self.limited is None else (self.limited,),

@@ -6,8 +6,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
+
+import overlaykit
 
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command
@@ -97,3 +100,26 @@ def test_what_is_for_programs_is_json(user: TestUser) -> None:
     for arguments in (("ps", "-a"), ("inspect", "v"), ("layer", "ls"), ("doctor",), ("stats",)):
         assert isinstance(json.loads(user.succeeds(*arguments, "--json")), list)
     user.succeeds("rm", "v")
+
+
+ENDS = """
+import atexit, os, sys
+from overlaykit.cli.main import main
+class Kept:
+    def __del__(self): os.write(2, b"taken apart")
+kept = Kept()
+if sys.argv.pop(1) == "registered": atexit.register(os.write, 2, b"called, ")
+main()
+"""
+
+
+@pytest.mark.parametrize(("registered", "end"), [("no", ""), ("registered", "called, taken apart")])
+def test_a_command_ends_at_once_if_nothing_is_registered_for_its_end(
+    registered: str, end: str
+) -> None:
+    # -S: no coverage, which registers its report.
+    path = f"import sys; sys.path.insert(0, {os.path.dirname(overlaykit.__path__[0])!r})\n"
+    arguments = (sys.executable, "-S", "-c", path + ENDS, registered, "--version")
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, end)
+    assert done.stdout == f"overlaykit {overlaykit.__version__}\n"
