@@ -30,7 +30,12 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"}.intersection(arguments[:1]):
         parser().parse_args(arguments)
     args, _ = run.parse(arguments)
-    run.refuse_machine(args)
+    if args.vm:
+        from overlaykit.cli import run_machine
+
+        run_machine.check(args)
+    else:
+        run.refuse_machine(args)
     launch_options.check_restart(args, detached=True)
     env = launch_options.environment("create", args)
     view = named.create(

@@ -61,13 +61,15 @@ def main(arguments: list[str]) -> int:
         passed = launch_options.descriptors(args, inherited)
         env = launch_options.environment("run", args)
         launch_options.check_restart(args, detached=args.detach)
+    temporary = args.rm or args.name is None
     if args.vm:
         with signals.held():
             from overlaykit.cli import run_machine
 
-        return run_machine.launch(args, command, env)
-    temporary = args.rm or args.name is None
-    if temporary and not args.detach:
+        run_machine.check(args)
+        if temporary and not args.detach:
+            return run_machine.launch(args, command, env)
+    elif temporary and not args.detach:
         launch(args, command, env, passed)
     with signals.held():
         from overlaykit.cli import start
@@ -122,12 +124,14 @@ def parts(args: Any) -> dict[str, Any]:
 
 
 def refuse_machine(args: Any) -> None:
-    """Raises: Usage for an option of a machine, which is no view."""
+    """Raises: Usage for an option of a machine, where the files of a view are wanted."""
     for option, value in (("--disk-file", args.disk_file), ("--kernel", args.kernel)):
         if value is not None:
             raise Usage("run", f"{option}: only with --vm; leave it out, or add --vm")
     if args.vm:
-        raise Usage("run", "--vm: a machine is not created, started or brought up by name; use run")
+        raise Usage(
+            "run", "--vm: not in a profile, nor for the files of a machine; use run or create"
+        )
 
 
 def launch(

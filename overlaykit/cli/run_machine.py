@@ -6,23 +6,29 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from overlaykit import namespace
+from overlaykit import namespace, standard
 from overlaykit.cli import launch_options, output, rawmode, run, umask
 from overlaykit.cli.options import Usage
+from overlaykit.errors import Error
 from overlaykit.views import machine
+from overlaykit.views.recording import LogWriter, record_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views.lasting import Lasting
+    from overlaykit.views.named import NamedView
 
+_DISK: Final = "disk"
+"""The file in the directory of a named machine that keeps what it writes."""
 _TAKEN: Final = frozenset(
     {
         *("vm", "disk", "disk_file", "kernel", "memory", "cpus", "layers", "driver", "ports"),
         *("hide", "share_home"),
         *("env", "env_files", "unset", "clearenv"),
         *("user", "groups", "cwd", "hostname", "interactive", "tty", "command", "rm", "args_from"),
-        *("modified", "entrypoint", "file"),
+        *("modified", "entrypoint", "file", "detach", "name", "labels", "restart"),
     }
 )
 """The options, by their names among the values, that mean the same with --vm."""
@@ -36,10 +42,27 @@ def check(args: Any) -> None:
         if name not in _TAKEN and getattr(args, name) != getattr(defaults, name):
             flag = next(one for one in flags if one.startswith("--"))
             raise Usage("run", f"{flag}: not with --vm; leave one of them out")
+    if args.detach and args.interactive:
+        raise Usage("run", "-i: not with --vm and -d; leave one of them out")
 
 
-def launch(args: Any, command: list[str], env: Environment) -> int:
-    """Run the command. Returns: its exit status. Requires: the main thread, and no other."""
+def launch(
+    args: Any,
+    command: list[str],
+    env: Environment,
+    *,
+    name: str | None = None,
+    disk_file: str | None = None,
+    lasting: Lasting | None = None,
+    log: LogWriter | None = None,
+    note: Callable[[str], None] = output.print_error,
+    on_start: Callable[[], None] = lambda: None,
+) -> int:
+    """Run the command. Returns: its exit status. Requires: the main thread, and no other.
+
+    `disk_file`: in place of a disk that is dropped; `on_start` is called once the command runs; the others: as in
+    `machine.run`.
+    """
     check(args)
     given: dict[str, Any] = {}
     if args.memory is not None:
@@ -48,9 +71,15 @@ def launch(args: Any, command: list[str], env: Environment) -> int:
         given["processors"] = args.cpus
     if args.disk is not None:
         given["disk"] = namespace.parse_size("--disk", args.disk)
-    hardware = machine.Machine(disk_file=args.disk_file, kernel=args.kernel, **given)
+    hardware = machine.Machine(disk_file=args.disk_file or disk_file, kernel=args.kernel, **given)
     terminal = launch_options.terminal(args)
     with contextlib.ExitStack() as stack:
+
+        def ready(resize: Callable[[], None]) -> None:
+            on_start()
+            if log is None:
+                _ready(terminal, stack, resize)
+
         return machine.run(
             hardware,
             command,
@@ -66,9 +95,72 @@ def launch(args: Any, command: list[str], env: Environment) -> int:
             identity=launch_options.identity(args).get("identity"),
             terminal=terminal,
             size=rawmode.size,
-            note=output.print_error,
-            on_ready=lambda resize: _ready(terminal, stack, resize),
+            note=note,
+            on_ready=ready,
+            name=name,
+            lasting=lasting,
+            log=log,
+            **launch_options.labels(args),
         )
+
+
+def launch_named(
+    view: NamedView,
+    args: Any,
+    command: list[str],
+    env: Environment,
+    lasting: Lasting,
+    on_start: Callable[[], None],
+) -> int:
+    """Run the command of a named machine, and keep what `lasting` says. Returns: its exit status.
+
+    `on_start` is called once the command runs.
+    """
+    log = None if lasting.log is None else LogWriter(lasting.log, at_once=args.tty)
+    started = False
+
+    def note(line: str) -> None:
+        if log is None or not started:
+            output.print_error(line)
+        else:
+            log.write("stderr", f"overlaykit: {output.one_line(line)}\n".encode())
+
+    def start() -> None:
+        nonlocal started
+        started = True
+        on_start()
+        if lasting.announce is not None:
+            standard.empty(2)
+            os.write(lasting.announce, b"\n")
+            os.close(lasting.announce)
+
+    disk = None if lasting.remove is not None else os.path.join(view.path, _DISK)
+    try:
+        status = launch(
+            args,
+            command,
+            env,
+            name=view.name,
+            disk_file=disk,
+            lasting=lasting,
+            log=log,
+            note=note,
+            on_start=start,
+        )
+    except (Error, OSError) as error:
+        if not started:
+            raise
+        note(str(error))
+        status = error.exit_code if isinstance(error, Error) else Error.exit_code
+    if log is not None:
+        log.finish()
+    if lasting.status is not None:
+        record_status(lasting.status, status)
+    if lasting.remove is not None:
+        os.close(lasting.remove)
+        with contextlib.suppress(Error):
+            view.remove()
+    return status
 
 
 def _umask() -> int:

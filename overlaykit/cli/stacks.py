@@ -123,6 +123,8 @@ def _stopped(view: NamedView) -> Stack:
 
     definition = view.definition()
     args, _ = run.parse(list(definition.arguments))
+    if args.vm:
+        raise OnItsDisk(view.name)
     upper = None
     if not args.read_only:
         upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)

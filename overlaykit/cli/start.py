@@ -155,7 +155,8 @@ def _launch(
     from overlaykit.views.lasting import Lasting
 
     # Until this program is replaced: paths with the name are used, and the entry is not there before.
-    undo.callback(os.close, view.lock_name())
+    name_lock = view.lock_name()
+    undo.callback(os.close, name_lock)
     view.note_start()
     definition = view.definition()
     lasting = Lasting(
@@ -180,6 +181,14 @@ def _launch(
             input=held,
             redirected=redirected,
         )
+    if args.vm:
+        from overlaykit.cli import run_machine
+
+        def on_start() -> None:
+            undo.pop_all()
+            os.close(name_lock)
+
+        raise SystemExit(run_machine.launch_named(view, args, command, env, lasting, on_start))
     own = {"name": view.name}
     if args.upper is None and not args.read_only:
         own["upper"] = view.upper

@@ -15,6 +15,9 @@ from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypeAlias
+
+    Sink: TypeAlias = Callable[[bytes], None]
 
 _READ_BYTES: Final = 1 << 16
 _OF_THE_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT)
@@ -55,11 +58,14 @@ class Session:
         stderr: socket.socket,
         control: socket.socket,
         stdin: socket.socket,
+        sinks: tuple[Sink, Sink] | None = None,
     ):
+        """`sinks` take both outputs in place of the standard descriptors."""
         self.ready = False
         self.end: End | Failed | None = None
         self._control: Final = control
-        self._outputs: Final = [_Output(stdout, 1), _Output(stderr, 2)]
+        out, err = sinks or (None, None)
+        self._outputs: Final = [_Output(stdout, 1, out), _Output(stderr, 2, err)]
         self._input: Final = _Input(stdin)
         self._lines = b""
         self._full = False
@@ -176,9 +182,10 @@ class Session:
 class _Output:
     """A stream from the guest to a standard descriptor."""
 
-    def __init__(self, source: socket.socket, target: int) -> None:
+    def __init__(self, source: socket.socket, target: int, sink: Sink | None) -> None:
         self._source: Final = source
         self._target: Final = target
+        self._sink: Final = sink
         self._held = memoryview(b"")
         self._ended = False
         self.lost = False
@@ -216,7 +223,9 @@ class _Output:
             read = b""
         self._ended = not read
         self.count += len(read)
-        if not self.lost:
+        if self._sink is not None:
+            self._sink(read)
+        elif not self.lost:
             self._held = memoryview(read)
         return bool(read)
 

@@ -39,6 +39,10 @@ class InForeground(Error):
     )
 
 
+class OfMachine(Error):
+    message = "{0}: a machine, to which no client is attached: 'overlaykit logs -f {0}' follows what it prints"
+
+
 class Client:
     """An attached client.
 
@@ -85,7 +89,7 @@ class Client:
 
 @contextmanager
 def attached(name: str, *, with_input: bool) -> Iterator[Client]:
-    """A client of a running view. Raises: NotRunningNow, InForeground, NoSuchView."""
+    """A client of a running view. Raises: NotRunningNow, InForeground, OfMachine, NoSuchView."""
     with ExitStack() as stack:
         view, supervisor, about = _running(name, stack)
         try:
@@ -115,6 +119,8 @@ def _running(name: str, stack: ExitStack) -> tuple[named.NamedView, int, About]:
             about = Registry().find_kept(view.kept, name).about
             if not about.detached:
                 raise InForeground(name)
+            if about.machine:
+                raise OfMachine(name)
             return view, supervisor, about
         if not view.is_running():
             raise NotRunningNow(name)

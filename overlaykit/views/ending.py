@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from overlaykit.views.named import NamedView
 
+KILL_MACHINE: Final = signal.SIGRTMIN
+"""Tells the process that relays for a machine that it is killed, not broken."""
+
 _STARTING_MILLISECONDS: Final = 50
 
 
@@ -59,7 +62,7 @@ def _stop(view: str | NamedView, seconds: float) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(receiver, signal.SIGTERM)
         if not poll_readable([process], milliseconds=round(seconds * 1000)):
-            _kill(process)
+            _kill(process, receiver)
             poll_readable([process])
 
 
@@ -67,7 +70,7 @@ def kill(view: str | NamedView, number: int = signal.SIGKILL) -> None:
     """Send a signal of `signals.FORWARDED` to the command of a view, or kill all in it. Raises: NotRunning."""
     with _processes(view) as (process, receiver):
         if number == signal.SIGKILL:
-            _kill(process)
+            _kill(process, receiver)
             return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(receiver, number)
@@ -106,8 +109,11 @@ def _processes(view: str | NamedView) -> Iterator[tuple[int, int]]:
             os.close(one)
 
 
-def _kill(supervisor: int) -> None:
+def _kill(supervisor: int, receiver: int) -> None:
     """Kill the init of a view, and not the supervisor, a pidfd, which has work to do at the end."""
+    if receiver != supervisor:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(receiver, KILL_MACHINE)
     init = init_of(_process_of(supervisor))
     if init is None:
         return

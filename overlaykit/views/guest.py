@@ -12,11 +12,15 @@ from overlaykit import _native, namespace, signals
 from overlaykit.errors import Error
 from overlaykit.machine import emulator
 from overlaykit.machine.session import End, Failed
+from overlaykit.views import ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from overlaykit.machine.session import Session
+
+TAKEN: Final = signals.FORWARDED | {ending.KILL_MACHINE}
+"""The signals of the process that relays."""
 
 _PANIC: Final = re.compile(r"Kernel panic - not syncing: ([^\r\n]*)")
 
@@ -38,7 +42,8 @@ def relay(
 ) -> int:
     """Relay until the guest has ended, or a descriptor of `watched` is readable.
 
-    Returns the signal that ended it before it was ready, or 0. Requires: signals.FORWARDED are blocked.
+    Returns the signal that ended it before it was ready, SIGKILL where another command ends it, or 0.
+    Requires: the signals TAKEN are blocked.
     """
     early = 0
 
@@ -49,8 +54,11 @@ def relay(
 
     def on_signal() -> bool:
         nonlocal early
-        while info := signals_of_python.sigtimedwait(signals.FORWARDED, 0):
+        while info := signals_of_python.sigtimedwait(TAKEN, 0):
             number = info.si_signo
+            if number == ending.KILL_MACHINE:
+                early = signals_of_python.SIGKILL
+                return False
             if number == signals_of_python.SIGWINCH:
                 resize()
             elif number == signals_of_python.SIGCONT:
@@ -65,7 +73,7 @@ def relay(
     if terminal is not None and not terminal.interactive:
         session.without_input()
     resize()
-    wakeup = _native.signalfd4(-1, signals.mask(signals.FORWARDED), os.O_NONBLOCK)
+    wakeup = _native.signalfd4(-1, signals.mask(TAKEN), os.O_NONBLOCK)
     try:
         session.run(wakeup, on_signal, watched, lambda: on_ready(resize))
     finally:

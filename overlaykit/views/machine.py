@@ -14,7 +14,7 @@ import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import namespace, signals
+from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.layers import kernels, staging
 from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
@@ -35,10 +35,12 @@ from overlaykit.record import Record
 from overlaykit.views import View, accelerators, command, guest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from overlaykit.namespace import Identity, Port
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views.lasting import Lasting
+    from overlaykit.views.recording import LogWriter
 
 SUITE: Final = "bookworm"
 """The release of Debian that the kernel is of."""
@@ -122,11 +124,16 @@ def run(
     size: Callable[[], tuple[int, int] | None],
     note: Callable[[str], None],
     on_ready: Callable[[Callable[[], None]], None],
+    name: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    lasting: Lasting | None = None,
+    log: LogWriter | None = None,
 ) -> int:
     """Run a command in a machine. Returns its exit status, or 128 + N where signal N ended it.
 
     `size`: the rows and columns of the caller's terminal; `note` prints a line. `on_ready` is called once the command
-    runs, with what tells it the size.
+    runs, with what tells it the size. `name`, `labels`: of the view; `lasting`: what the caller keeps of the command;
+    `log` takes its output in place of the standard streams.
     Requires: the main thread. Raises: Error, OSError.
     """
     for program, package in emulator.missing():
@@ -134,12 +141,14 @@ def run(
     kernel = _kernel(machine.kernel)
     accelerator = accelerators.chosen(kernel, note)
     # QEMU inherits the mask: a signal of the terminal is for the guest's command.
-    signals_of_python.pthread_sigmask(signals_of_python.SIG_BLOCK, signals.FORWARDED)
+    signals_of_python.pthread_sigmask(signals_of_python.SIG_BLOCK, guest.TAKEN)
     with ExitStack() as stack:
         disk_fd, kept = _disk(machine, stack)
         view = View(
             layers,
             read_only=True,
+            name=name,
+            labels=labels,
             driver=driver,
             network="private",
             ports=ports,
@@ -185,8 +194,10 @@ def run(
         sockets = [_pair(stack) for _ in range(4)]
         stdout, stderr, control, stdin = (one for one, _ in sockets)
         listening, connected = _share(stack)
-        log = stack.enter_context(tempfile.TemporaryFile())
-        console = os.open(f"/proc/self/fd/{log.fileno()}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        messages = stack.enter_context(tempfile.TemporaryFile())
+        console = os.open(
+            f"/proc/self/fd/{messages.fileno()}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        )
         stack.callback(os.close, console)
         null = stack.enter_context(open(os.devnull, "rb"))
         loaded = (
@@ -213,6 +224,8 @@ def run(
             env={"PATH": "/usr/sbin:/usr/bin"},
             cwd="/",
             shown=argv,
+            lasting=lasting,
+            terminal=terminal is not None,
             pass_fds=hardware.descriptors(),
             redirected={0: null.fileno(), 1: console, 2: console},
             nested=Nested(path=emulator.ROOT, files=emulator.SHARE, links=emulator.LINKS),
@@ -228,7 +241,7 @@ def run(
                 os.ftruncate(one, 0)
             on_ready(resize)
 
-        session = Session(stdout, stderr, control, stdin)
+        session = Session(stdout, stderr, control, stdin, None if log is None else log.sinks())
         interrupted = guest.relay(session, view.watched(), terminal, size, started)
         if session.end is None and interrupted:
             processes.close()
@@ -236,11 +249,11 @@ def run(
         if isinstance(session.end, End):
             _await(processes.init_fd)
         processes.close()
-        log.seek(0)
-        messages = log.read().decode(errors="replace")
+        messages.seek(0)
+        said = messages.read().decode(errors="replace")
         if session.end is None and view.root_has_ended():
             view.wait()  # raises
-        return guest.status(session.end, messages, argv[0], given.cwd, note)
+        return guest.status(session.end, said, argv[0], given.cwd, note)
 
 
 def _kernel(path: str | None) -> Kernel:

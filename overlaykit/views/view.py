@@ -226,6 +226,8 @@ class View:
         last: bool = False,
         nested: Nested | None = None,
         shown: Sequence[str] | None = None,
+        lasting: Lasting | None = None,
+        terminal: bool = False,
     ) -> Processes:
         """Run a command in the view, without waiting for it.
 
@@ -236,7 +238,8 @@ class View:
         caller's; `confinement` its confinement, by default the view's. With `last` no other command follows, even if
         this one cannot be started: the mount ends with it, and all it wrote is in the upper once `wait` returns; else
         once the view is closed. `nested`: as in `namespace.LaunchSpec`; `shown`: the
-        command that `overlaykit ps` names, by default this one.
+        command that `overlaykit ps` names, by default this one; `lasting`: what the caller keeps of it, and `terminal`
+        whether it has one, for that command as well.
 
         Raises: Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted,
         CommandRunning, LastCommand, DaemonEnded, OfAnotherProcess. OSError: EBADF if one of `pass_fds` or `redirected`
@@ -265,7 +268,12 @@ class View:
         before = self.processes
         try:
             return self._launch(
-                rootfs, spec, last=last, shown=spec.argv if shown is None else shown
+                rootfs,
+                spec,
+                last=last,
+                shown=spec.argv if shown is None else shown,
+                lasting=lasting or Lasting(),
+                terminal=terminal,
             )
         except CommandRunning:
             raise
@@ -276,7 +284,14 @@ class View:
             raise
 
     def _launch(
-        self, rootfs: RootFs, spec: LaunchSpec, *, last: bool, shown: Sequence[str]
+        self,
+        rootfs: RootFs,
+        spec: LaunchSpec,
+        *,
+        last: bool,
+        shown: Sequence[str],
+        lasting: Lasting,
+        terminal: bool,
     ) -> Processes:
         # The stack ends before a signal arrives: an exception of its handler leaves no descriptor of the mount open.
         with (
@@ -313,6 +328,9 @@ class View:
                 tuple(shown),
                 supervisor=self.processes.monitor_pid,
                 machine=0 if spec.nested is None else os.getpid(),
+                detached=lasting.log is not None,
+                terminal=terminal,
+                kept=lasting.kept,
             )
         return self.processes
 

@@ -6,14 +6,17 @@ import fcntl
 import os
 import shutil
 import signal
+from typing import IO, Any
 
 import pytest
 
 from overlaykit import _native
+from overlaykit.cli import main
 from overlaykit.machine import disk, emulator
 from overlaykit.machine.kernel import Kernel
 from overlaykit.procfs import descendants
-from overlaykit.views import Registry, accelerators
+from overlaykit.views import Registry, accelerators, guest, logs, named
+from overlaykit.views import machine as machines
 
 from ..machine import tiny_kernel
 from ..posix.syscalls import MS_BIND
@@ -71,6 +74,7 @@ def test_other_commands_signal_a_machine_and_do_not_take_it_for_a_view(user: Tes
         assert user.refused("cp", f"{name}:/etc/passwd", user.path("copy")) == inside
         disk = f"{name}: a machine, which writes to a disk of its own: 'diff' and 'apply' do not read it"
         assert user.refused("diff", name) == disk
+        assert user.refused("attach", name).startswith(f"{name}: ")
         assert name in user.succeeds("stats", "--no-stream", name)
         user.succeeds("stop", name)
         assert process.wait() == 128 + signal.SIGTERM  # of its command, not the end of QEMU
@@ -174,8 +178,7 @@ def test_a_program_outside_usr_is_refused(user: TestUser) -> None:
             )
             for option, *value in (
                 ("--upper", "/nowhere"),
-                ("--detach",),
-                ("--name", "one"),
+                ("--stop-timeout", "1"),
                 ("--read-only",),
                 ("--network", "host"),
             )
@@ -188,10 +191,79 @@ def test_a_wrong_option_is_named_in_one_line(
     assert user.refused(*machine(user), *arguments, "--", "true") == line
 
 
-@pytest.mark.parametrize("option", [["--vm"], ["--kernel", "/boot"]])
-def test_a_named_view_is_no_machine(user: TestUser, option: list[str]) -> None:
-    """It would start without one."""
-    user.refused("create", *option, "--", "true")
+def test_the_kernel_of_a_view_is_the_host_s(user: TestUser) -> None:
+    user.refused("create", "--kernel", "/boot", "--", "true")
+
+
+def test_options_of_a_machine_are_checked_when_it_is_created(user: TestUser) -> None:
+    line = user.refused("create", "--vm", "--upper", "/nowhere", "--", "true")
+    assert line.startswith("run: --upper: not with --vm")
+    line = user.refused("run", "--vm", "-d", "-i", "--", "true")
+    assert line.startswith("run: -i: not with --vm and -d")
+
+
+@needs_programs
+@pytest.mark.parametrize("options", [["-d"], ["--name", "one"], ["-d", "--name", "one"]])
+def test_nothing_is_left_of_a_named_machine_that_cannot_be_started(
+    user: TestUser, options: list[str]
+) -> None:
+    line = user.refused(*machine(user), *options, "--", "true")
+    assert line == "the machine ended without a result: its kernel panicked: no reason"
+    assert os.listdir(user.named_views) == []
+
+
+def test_what_a_named_machine_prints_and_how_it_ends_is_kept(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine that is none: tests/machine boots one."""
+
+    def run(hardware: machines.Machine, argv: list[str], **given: Any) -> int:
+        assert hardware.disk_file == (f"{user.named_views}/one/disk" if argv == ["kept"] else None)
+        given["on_ready"](lambda: None)
+        if given["log"] is None:
+            return 4
+        given["log"].write("stdout", b"line\nrest")
+        given["note"]("a note")
+        raise guest.GuestEnded("no reason")
+
+    monkeypatch.setattr(machines, "run", run)
+    command = user.write(user.path("printed"), "")
+    with open(command, "wb") as printed:
+        assert _status_of(["run", "--vm", "-d", "--name", "one", "--", "kept"], printed) == 0
+        view = named.NamedView("one")
+        ended = view.wait()
+        assert ended is not None
+        assert ended.status == 125
+        assert user.overlaykit("logs", "one").stdout == "line\nrest"
+        records = [(one.stream, one.text) for one in logs.read(view)]
+        assert records == [
+            ("stdout", b"line"),
+            ("stderr", b"overlaykit: a note"),
+            ("stderr", b"overlaykit: the machine ended without a result: no reason"),
+            ("stdout", b"rest"),
+        ]
+        assert _status_of(["start", "-a", "one"], printed) == 4
+        ended = view.wait()
+        assert ended is not None
+        assert ended.status == 4
+        view.remove()
+        assert _status_of(["run", "--vm", "--rm", "--name", "one", "--", "dropped"], printed) == 4
+    assert not named.exists("one")
+
+
+def _status_of(arguments: list[str], printed: IO[bytes]) -> int:
+    """The status of the command in a fork, which has this process's replacements."""
+    child = os.fork()
+    if child == 0:
+        status: object = 125
+        try:
+            os.dup2(printed.fileno(), 1)
+            status = main.run(arguments)
+        except SystemExit as ended:
+            status = ended.code
+        finally:
+            os._exit(int(str(status)))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _own_covers() -> list[str]:

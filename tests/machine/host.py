@@ -49,7 +49,8 @@ class Host:
                     theirs.close()
                 if not has_input:
                     os.dup2(os.open(os.devnull, os.O_WRONLY), 0)
-                session = Session(*(ours for ours, _ in pairs))
+                out, err, control_end, given_end = (ours for ours, _ in pairs)
+                session = Session(out, err, control_end, given_end)
                 os.write(pickled, pickle.dumps(_relayed(session, watched, terminal, size)))
             finally:
                 os._exit(0)

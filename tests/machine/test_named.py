@@ -1,0 +1,91 @@
+"""A machine that has a name and runs without its caller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from overlaykit.layers import kernels
+from overlaykit.views.machine import SUITE
+
+from .run import ENOUGH
+
+pytestmark = [pytest.mark.xdist_group("guests"), pytest.mark.long]
+
+SCRIPT = """
+trap "echo ended; exit 9" TERM
+echo start >>/starts; cat /starts; echo error >&2
+while :; do sleep 0.1; done
+"""
+
+
+def overlaykit(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "overlaykit", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=ENOUGH,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def printed(*arguments: str) -> str:
+    """The output of a command that succeeds."""
+    status, output, errors = overlaykit(*arguments)
+    assert (status, errors) == (0, "")
+    return output
+
+
+@contextlib.contextmanager
+def following(name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """What a machine prints, as it comes."""
+    command = [sys.executable, "-m", "overlaykit", "logs", "-f", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as log:
+        try:
+            yield log
+        finally:
+            log.kill()
+
+
+@pytest.fixture
+def named(loadable: str) -> Iterator[str]:
+    """The name of a machine that runs, with the kernel of the store."""
+    _, top = kernels.place()
+    os.makedirs(top, exist_ok=True)
+    os.symlink(loadable, os.path.join(top, SUITE))
+    name = f"machine-{os.urandom(4).hex()}"
+    run = ("run", "--vm", "-d", "--name", name, "--disk", "64m", "--", "sh", "-c", SCRIPT)
+    assert printed(*run) == f"{name}\n"
+    yield name
+    overlaykit("kill", name)  # where the test has failed
+
+
+def test_a_machine_in_the_background_is_stopped_started_killed_and_removed(
+    named: str, tmp_path: pathlib.Path
+) -> None:
+    with following(named) as log:
+        assert log.stdout is not None
+        assert log.stdout.readline() == b"start\n"
+        assert named in printed("ps")
+        assert overlaykit("rm", named)[0] == 125
+        printed("stop", named)
+        assert printed("wait", named) == "9\n"
+        assert log.stdout.read() == b"ended\n"
+    assert overlaykit("logs", named) == (0, "start\nended\n", "error\n")
+    printed("start", named)
+    with following(named) as log:
+        assert log.stdout is not None
+        lines = [log.stdout.readline() for _ in range(4)]
+        assert lines == [b"start\n", b"ended\n", b"start\n", b"start\n"]
+        printed("kill", named)
+        assert printed("wait", named) == "137\n"
+    printed("rm", named)
+    assert os.listdir(tmp_path / "overlaykit" / "views") == []
