@@ -18,7 +18,8 @@
  * the same nodeid (claim), and takes over its lookups and its open files. A nodeid that Python does
  * not find again (the lower has changed) is dead: ESTALE.
  * A file that Python has copied up may come back (give), or stays here meanwhile, if it is small
- * and not open (to_change). Its nodeid stays that of the lower's inode.
+ * and not open (to_change), and so does one that it moves or removes. Its nodeid stays that of the
+ * lower's inode.
  *
  * Without OPEN (`no_open`) the requests about a file name its node only. All programs share one
  * handle of it then, opened for the first request that needs it and closed when it is forgotten.
@@ -1800,40 +1801,69 @@ PyObject *py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_TRUE;
 }
 
-/* The node of a lower's file that the pending request opens for writing or removes, if the plane
- * may keep it: in a directory of the upper that Python has, and not open. Else NULL. */
-static struct node *to_change(const struct fuse_in_header *header)
+/* What the pending request does to a lower's file that the plane may keep meanwhile: a file that is
+ * not open, in a directory of the upper that Python has, and also moves to such a one. */
+struct change {
+    struct node *node, *onto;
+    const char *new_name;
+    uint32_t flags; /* of OPEN */
+};
+
+/* Whether Python has the directory, and names in it may be changed. */
+static bool is_changed_by_python(struct node *directory)
 {
-    const struct fuse_open_in *in = (const void *)(header + 1);
+    return directory && directory->owner == PYTHON && directory->upper >= 0 &&
+           takes_changes(directory);
+}
+
+/* Returns false if the pending request is none. */
+static bool to_change(const struct fuse_in_header *header, struct change *change)
+{
+    const struct fuse_open_in *open = (const void *)(header + 1);
+    const struct fuse_rename2_in *moves = (const void *)(header + 1);
+    const char *name = (const void *)(header + 1);
     struct node *node = plane.pending ? find(header->nodeid) : NULL;
-    if (node && header->opcode == FUSE_UNLINK)
-        node = child(node, (const char *)in);
-    else if (header->opcode != FUSE_OPEN ||
-             ((in->flags & O_ACCMODE) == O_RDONLY && !(in->flags & O_TRUNC)))
-        return NULL;
-    return node && node->owner == OURS && !node->made && !node->left && !node->handles &&
-                   !S_ISDIR(node->kind) && node->above->owner == PYTHON &&
-                   node->above->upper >= 0 && takes_changes(node->above) && !plane.no_open
-               ? node
-               : NULL;
+    *change = (struct change){.node = node, .new_name = ""};
+    if (!node || plane.no_open)
+        return false;
+    if (header->opcode == FUSE_OPEN) {
+        change->flags = open->flags;
+        if ((open->flags & O_ACCMODE) == O_RDONLY && !(open->flags & O_TRUNC))
+            return false;
+    } else if (header->opcode == FUSE_UNLINK)
+        change->node = child(node, name);
+    else if (header->opcode == FUSE_RENAME ||
+             (header->opcode == FUSE_RENAME2 && moves->flags == RENAME_NOREPLACE)) {
+        name += header->opcode == FUSE_RENAME ? sizeof(struct fuse_rename_in) : sizeof *moves;
+        change->node = child(node, name);
+        change->new_name = name + strlen(name) + 1;
+        change->onto = find(moves->newdir);
+        if (!is_changed_by_python(change->onto) || !is_plain(change->new_name) ||
+            child(change->onto, change->new_name))
+            return false;
+    } else
+        return false;
+    node = change->node;
+    return node && node->owner == OURS && !node->made && !node->left && !node->removed &&
+           !node->handles && !S_ISDIR(node->kind) && is_changed_by_python(node->above);
 }
 
 PyObject *py_plane_to_change(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
-    const struct fuse_open_in *in = (const void *)(header + 1);
-    struct node *node = to_change(header);
+    struct change change;
     struct stat st;
-    bool opens = header->opcode == FUSE_OPEN;
-    if (!node || !(opens ? has_room() : keep_inode(node)))
+    bool removes = header->opcode == FUSE_UNLINK;
+    if (!to_change(header, &change) || !(removes ? keep_inode(change.node) : has_room()))
         Py_RETURN_NONE;
-    if (!opens && (fstat(node->fd, &st) < 0 || !is_inode_of(node, &st))) {
-        close_node(node);
+    if (removes && (fstat(change.node->fd, &st) < 0 || !is_inode_of(change.node, &st))) {
+        close_node(change.node);
         Py_RETURN_NONE;
     }
-    return Py_BuildValue("IKKybII", header->opcode, (unsigned long long)node->id,
-                         (unsigned long long)node->above->id, node->name, node->found_at,
-                         opens ? in->flags : 0, header->pid);
+    return Py_BuildValue("IKKybIIKy", header->opcode, (unsigned long long)change.node->id,
+                         (unsigned long long)change.node->above->id, change.node->name,
+                         change.node->found_at, change.flags, header->pid,
+                         change.onto ? (unsigned long long)change.onto->id : 0, change.new_name);
 }
 
 PyObject *py_plane_take_removal(PyObject *Py_UNUSED(module), PyObject *given)
@@ -1842,9 +1872,10 @@ PyObject *py_plane_take_removal(PyObject *Py_UNUSED(module), PyObject *given)
     const char *place = PyBytes_AsString(given);
     if (!place)
         return NULL;
-    struct node *node = to_change(header);
-    if (!node || node->fd < 0)
+    struct change change;
+    if (!to_change(header, &change) || change.node->fd < 0)
         Py_RETURN_FALSE;
+    struct node *node = change.node;
     if (*place) {
         keep_name(node->above, node->name, (struct name){.place = ABSENT});
         kept_link(node, 0, place);
@@ -1861,21 +1892,28 @@ PyObject *py_plane_take_removal(PyObject *Py_UNUSED(module), PyObject *given)
 PyObject *py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
 {
     const struct fuse_in_header *header = (void *)plane.block;
-    const struct fuse_open_in *in = (const void *)(header + 1);
     long long change_time;
     int fd;
     struct stat st;
+    struct change change;
     if (!PyArg_ParseTuple(args, "iL", &fd, &change_time))
         return NULL;
-    struct node *node = header->opcode == FUSE_OPEN ? to_change(header) : NULL;
-    if (!node || node->found_at != PLACE_OF_PYTHON || fstat(fd, &st) < 0 ||
+    if (!to_change(header, &change) || header->opcode == FUSE_UNLINK ||
+        change.node->found_at != PLACE_OF_PYTHON || fstat(fd, &st) < 0 ||
         st.st_dev != plane.upper_device || st.st_ino >= INODE_LIMIT)
         Py_RETURN_FALSE;
-    node->inode = st.st_ino;
-    node->change_time = change_time;
+    change.node->inode = st.st_ino;
+    change.node->change_time = change_time;
     STORED();
-    node->made = true;
-    reply_open(header, new_handle(fd, node, in->flags));
+    change.node->made = true;
+    if (change.onto) {
+        keep_name(change.node->above, change.node->name, (struct name){.place = ABSENT});
+        move(change.node, change.onto, change.new_name);
+        STORED();
+        plane.renaming.under_way = false;
+        reply(header->unique, 0, NULL, 0);
+    } else
+        reply_open(header, new_handle(fd, change.node, change.flags));
     plane.pending = 0;
     Py_RETURN_TRUE;
 }

@@ -303,11 +303,13 @@ def plane_give(
     is granted for changes, and the plane knows all of its handles.
     """
 
-def plane_to_change() -> tuple[int, int, int, bytes, int, int, int] | None:
-    """What the pending request opens for writing or removes, if a lower's file of the plane's in one of the upper's.
+def plane_to_change() -> tuple[int, int, int, bytes, int, int, int, int, bytes] | None:
+    """What the pending request opens for writing, renames or removes, if that is a lower's file of the plane's.
 
-    That is: its opcode, nodeid, nodeid of the directory above, name, place as of `plane_crossings`, flags of open(2),
-    and the caller's process. Nothing crosses to Python yet. A removal is followed by `plane_take_removal`.
+    And if it lies, and comes to, a directory of the upper, and replaces nothing that the plane knows. That is: its
+    opcode, nodeid, nodeid of the directory above, name, place as of `plane_crossings`, flags of open(2), the caller's
+    process, and nodeid of the new directory (0: none) and new name. Nothing crosses to Python yet. A removal is
+    followed by `plane_take_removal`.
     """
 
 def plane_take_removal(place: bytes, /) -> bool:
@@ -317,10 +319,11 @@ def plane_take_removal(place: bytes, /) -> bool:
     """
 
 def plane_take_copy(fd: int, changed: int, /) -> bool:
-    """Answer the pending request of `plane_to_change` with the copy of its file, which has that name in the upper now.
+    """Answer the pending request of `plane_to_change` with the copy of its file, which has its name in the upper now.
 
     `fd`: of the copy, which reads and writes. `changed`: its change time for the kernel.
-    Returns: whether it is the plane's, with `fd`. Requires: `plane_revoke` has taken the name back before.
+    Returns: whether it is the plane's, with `fd` if the request opens it. It ends `plane_begin_rename`. Requires:
+    `plane_revoke` has taken the names back before.
     """
 
 def plane_crossed(nodeid: int, /) -> bool:

@@ -105,10 +105,18 @@ class Copying:
             self._slots.release()
 
     def copy_without_node(
-        self, directory: Directory, name: bytes, place: int, nodeid: int, *, keep_data: bool
+        self,
+        directory: Directory,
+        name: bytes,
+        place: int,
+        nodeid: int,
+        *,
+        keep_data: bool,
+        keeps_times: bool = True,
     ) -> SmallCopy | None:
         """Copy a file up, as `SmallCopies.begin_below`, if syncs are quick and it still has this nodeid.
 
+        `keeps_times`: as of `SmallCopy.finish`.
         Returns: the finished copy, the caller's to close; None: nothing is copied.
         """
         if not self._is_quick or not self._slots.value:
@@ -122,7 +130,7 @@ class Copying:
         with contextlib.suppress(OSError):
             if key == nodeid:
                 self._transfer(copy)
-                copy.finish()
+                copy.finish(keeps_times=keeps_times)
                 return copy
         copy.close()
         return None

@@ -6,8 +6,8 @@ plane gets its names, once enough requests have come (`_NAMES_FOR_A_REQUEST`), a
 in, or that only Python finds it. A name that Python changes there is Python's from then on. A directory of the upper is
 granted for changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request
 that names them does, or when Python looks their names up. A file of the upper that Python has copied up, renamed or
-found goes back to the plane at the end of the request (`Plane.give`). A small file that is opened for writing is copied
-up, and a file is removed, while the plane has it (`Plane.answer_after_change`).
+found goes back to the plane at the end of the request (`Plane.give`). A small file that is opened for writing or
+renamed is copied up, and a file is removed, while the plane has it (`Plane.answer_after_change`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, attributes
-from overlaykit.fuse.statistics import LATENCIES, of_opcodes
+from overlaykit.fuse.statistics import KINDS, LATENCIES, of_opcodes
 from overlaykit.overlay.callers import asking
 from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.numbering import FIRST_FREE
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.smallcopy import SmallCopy
 
 log: Final = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ _FORGOTTEN: Final = struct.Struct("=Qq")
 _LISTING: Final = (28, 44)
 _MAKING: Final = (35, 9, 6)
 _UNLINK: Final = 10
-"""READDIR and READDIRPLUS; CREATE, MKDIR and SYMLINK; UNLINK (include/uapi/linux/fuse.h)."""
+_OPEN: Final = 14
+"""READDIR and READDIRPLUS; CREATE, MKDIR and SYMLINK; UNLINK; OPEN (include/uapi/linux/fuse.h)."""
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
 _ENTRY_BYTES: Final = 512
@@ -174,7 +176,7 @@ class Plane:
     # For the session
 
     def answer_after_change(self) -> bool:
-        """Copy up the plane's small plain file that the pending request opens for writing; or remove one of a lower.
+        """Copy up the plane's small plain file that the pending request opens or renames, or remove one of a lower.
 
         The node stays the plane's. Requires: called before `take_back`.
         Returns: whether the plane has answered the request then.
@@ -183,26 +185,30 @@ class Plane:
         if wanted is None:
             return False
         began = time.perf_counter_ns()
-        opcode, nodeid, above, name, place, flags, pid = wanted
-        directory = self._filesystem.nodes.by_nodeid.get(above)
-        is_removal = opcode == _UNLINK
+        opcode, nodeid, above, name, place, flags, pid, onto, new_name = wanted
+        nodes = self._filesystem.nodes.by_nodeid
+        directory, new_directory = nodes.get(above), nodes.get(onto)
         is_done = False
         asking.set(pid)
         try:
             if not isinstance(directory, Directory):
                 pass
-            elif is_removal:
-                is_done = self._remove(directory, name, place)
-            else:
+            elif opcode == _OPEN:
                 is_done = self._copy(directory, name, place, nodeid, flags)
+            elif opcode == _UNLINK:
+                is_done = self._remove(directory, name, place)
+            elif isinstance(new_directory, Directory):
+                is_done = self._rename(directory, name, place, nodeid, new_directory, new_name)
+        except OSError:  # the other way reports it, or gets round it
+            pass
         except Exception:
             log.exception("a change failed")
         finally:
-            if is_removal and not is_done:
+            if opcode == _UNLINK and not is_done:
                 _native.plane_take_removal(b"")
             self._filesystem.between_operations()
         if is_done:
-            self._count("unlink" if is_removal else "open", time.perf_counter_ns() - began)
+            self._count(KINDS[opcode], time.perf_counter_ns() - began)
         return is_done
 
     def _copy(self, directory: Directory, name: bytes, place: int, nodeid: int, flags: int) -> bool:
@@ -211,19 +217,45 @@ class Plane:
         )
         if copy is None:
             return False
-        changed = self._filesystem.nodes.change_times.get(nodeid, copy.stat.st_ctime_ns)
         descriptor = copy.take()
-        is_taken = _native.plane_take_copy(descriptor, changed)
+        is_taken = _native.plane_take_copy(descriptor, self._changed(copy, nodeid))
         if not is_taken:
             os.close(descriptor)
         return is_taken
 
+    def _changed(self, copy: SmallCopy, nodeid: int) -> int:
+        """The change time of a copy for the kernel."""
+        return self._filesystem.nodes.change_times.get(nodeid, copy.stat.st_ctime_ns)
+
     def _remove(self, directory: Directory, name: bytes, place: int) -> bool:
-        try:
-            where = self._filesystem.removal.unlink_below(directory, name, place)
-        except OSError:  # the other way reports it, or gets round it
-            return False
+        where = self._filesystem.removal.unlink_below(directory, name, place)
         return bool(where) and _native.plane_take_removal(where)
+
+    def _rename(
+        self,
+        directory: Directory,
+        name: bytes,
+        place: int,
+        nodeid: int,
+        new_directory: Directory,
+        new_name: bytes,
+    ) -> bool:
+        filesystem = self._filesystem
+        if filesystem.copyup.metacopy:
+            return False
+        copy = self._copying.copy_without_node(
+            directory, name, place, nodeid, keep_data=True, keeps_times=False
+        )
+        if copy is None:
+            return False
+        descriptor = copy.take()
+        try:
+            return filesystem.renaming.rename_below(
+                directory, name, new_directory, new_name
+            ) and _native.plane_take_copy(descriptor, self._changed(copy, nodeid))
+        finally:
+            _native.plane_end_rename()
+            os.close(descriptor)
 
     def answer_after_grant(self) -> bool:
         """Grant the directory that the pending request is about, if it is one to grant.

@@ -14,7 +14,7 @@ LATENCIES: Final = 16
 
 _FIRST_BOUND: Final = 1024
 
-_KINDS: Final = {
+KINDS: Final = {
     1: "lookup",
     2: "forget",
     3: "getattr",
@@ -88,11 +88,11 @@ class Clock:
 
 
 def of_opcodes(counts: Sequence[Sequence[int]]) -> dict[str, Latencies]:
-    """The latencies that `_native.plane_counts` returns, by kind; those that `_KINDS` does not name as "other"."""
+    """The latencies that `_native.plane_counts` returns, by kind; those that `KINDS` does not name as "other"."""
     found: dict[str, list[int]] = {}
     for opcode, one in enumerate(counts):
         if any(one):
-            kind = found.setdefault(_KINDS.get(opcode, "other"), [0] * (1 + LATENCIES))
+            kind = found.setdefault(KINDS.get(opcode, "other"), [0] * (1 + LATENCIES))
             for at, number in enumerate(one):
                 kind[at] += number
     return {kind: Latencies(one[0], tuple(one[1:])) for kind, one in found.items()}

@@ -97,6 +97,46 @@ class Renaming:
         self._prepare(node, old_directory, old_name, new_directory)
         self._replace(node, old_directory, old_name, target, new_directory, new_name)
 
+    def rename_below(
+        self, old_directory: Directory, old_name: bytes, new_directory: Directory, new_name: bytes
+    ) -> bool:
+        """Rename a file that a lower has too, and that has no node: it was just copied up.
+
+        Whoever calls it notes for a later daemon that the rename has ended (`Plane.end_rename`).
+        Returns: false if something may have the new name, and nothing is done. Raises OSError, with nothing renamed.
+        """
+        tree = self._tree
+        if (
+            new_directory.upper is None
+            or new_directory.orphaned
+            or new_name in new_directory.children
+            or tree.merge.find(new_directory, new_name) is not None
+        ):
+            return False
+        old_dir = tree.writable_directory(old_directory, old_name)
+        new_dir = tree.writable_directory(new_directory, new_name)
+        for directory in (old_directory, new_directory):
+            directory.mark_changed()  # a listing that was begun now
+        tree.copyup.mark_impure(new_dir)
+        tree.keep_original(new_directory, new_name)
+        plane = tree.table.kept_plane
+        if plane is not None:
+            plane.begin_rename(old_directory.nodeid, old_name, new_directory.nodeid, new_name, 0)
+        reach("rename.prepared")
+        tree.whiteouts.move(
+            Move(
+                old_dir,
+                old_name,
+                new_dir,
+                new_name,
+                needs_whiteout=True,
+                is_directory=False,
+                target=None,
+            )
+        )
+        reach("rename.done")
+        return True
+
     def _replace(
         self,
         node: Node,

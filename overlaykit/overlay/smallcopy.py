@@ -191,8 +191,11 @@ class SmallCopy:
             self._copyup.sync(self._target)
         reach("copyup.synced")
 
-    def finish(self) -> None:
-        """Rename the copy into place. Raises OSError, with nothing copied up: then `copyup` has to copy the file."""
+    def finish(self, *, keeps_times: bool = True) -> None:
+        """Rename the copy into place. Raises OSError, with nothing copied up: then `copyup` has to copy the file.
+
+        `keeps_times`: of the directory; not if the caller changes it next.
+        """
         node = self._node
         copyup = self._copyup
         directory, name = self._directory, self._link
@@ -207,7 +210,7 @@ class SmallCopy:
         if node is None and name in directory.children:
             fail(errno.ESTALE)  # it has got a node
         above = parent.fd()
-        before = os.fstat(above)
+        before = os.fstat(above) if keeps_times else None
         work = copyup.work.layer_dir.fd()
         _native.renameat2(work, self._name, above, name, _native.RENAME_NOREPLACE)
         reach("copyup.published")
@@ -216,6 +219,8 @@ class SmallCopy:
             node.mark_copied_up()
             copyup.table.change_times.keep(node.nodeid, self.stat.st_ctime_ns)
             copyup.table.forget_lower(node)
+        if before is None:
+            return
         with contextlib.suppress(OSError):  # as `copyup.Times`
             attributes.set_times(
                 above, b"", before.st_atime_ns, before.st_mtime_ns, _native.AT_EMPTY_PATH

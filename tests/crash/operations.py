@@ -203,6 +203,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "rename of a lower file": Operation(
         _rename("d/g", "x/n"), ("copyup.published", "rename.covered", *_RENAME), (_TREE,)
     ),
+    "rename of a lower file in a changed directory": Operation(
+        _after_another(_rename("g", "m")),
+        ("copyup.made", "copyup.published", "rename.covered", *_RENAME),
+        ({"g": _OTHER},),
+        upper={"n": _OTHER},
+    ),
     "rename of a lower symlink": Operation(
         _rename("s", "n"),
         ("copyup.made", "copyup.published", "rename.covered", *_RENAME),

@@ -631,6 +631,48 @@ def test_files_of_a_lower_are_removed_while_the_plane_has_them(stack: Stack) -> 
         assert os.listdir(mount.path("d")) == ["1"]
 
 
+def test_files_of_a_lower_are_renamed_while_the_plane_has_them(stack: Stack) -> None:
+    lower = stack.add(
+        {f"d/{number}": File(b"%d" % number) for number in range(FILES)} | {"e/f": File(b"other")}
+    )
+    with mounted(stack) as mount:
+        for name in ("d/first", "e/first"):
+            os.close(os.open(mount.path(name), os.O_CREAT | os.O_EXCL))
+        before = [os.stat(mount.path(f"d/{number}")) for number in range(FILES)]
+        with os.scandir(mount.path("d")) as reader:
+            seen = {next(reader).name}
+            for number in range(FILES):
+                os.rename(mount.path(f"d/{number}"), mount.path(f"d/new{number}"))
+            seen |= {entry.name for entry in reader}
+        assert seen >= {"first"}
+        os.rename(mount.path("d/new1"), mount.path("e/new"))
+        os.rename(mount.path("d/new2"), mount.path("e/f"))
+        os.rename(mount.path("d/new3"), mount.path("d/0"))  # a whiteout is there
+        names = ["d/new9", "e/new", "e/f", "d/0"]
+        numbers = [9, 1, 2, 3]
+        with open(mount.path("d/new9"), "r+b", buffering=0) as file:
+            os.rename(mount.path("d/new9"), mount.path("d/9"))
+            names[0] = "d/9"
+            file.write(b"!")
+        mount.forget()
+        for name, number in zip(names, numbers, strict=True):
+            st = os.stat(mount.path(name))
+            assert (st.st_ino, st.st_mtime_ns) == (
+                before[number].st_ino,
+                before[number].st_mtime_ns if number != 9 else st.st_mtime_ns,
+            )
+    with mounted(stack) as mount:
+        expected = {"first", "0", "9", *(f"new{number}" for number in range(FILES))}
+        assert {*os.listdir(mount.path("d"))} == expected - {"new1", "new2", "new3", "new9"}
+        assert {*os.listdir(mount.path("e"))} == {"first", "new", "f"}
+        for name, content in zip(names, (b"!", b"1", b"2", b"3"), strict=True):
+            with open(mount.path(name), "rb") as found:
+                assert found.read() == content
+    for number in range(FILES):
+        with open(os.path.join(lower, f"d/{number}"), "rb") as found:
+            assert found.read() == b"%d" % number
+
+
 def test_a_removed_file_of_a_lower_is_never_written_to(stack: Stack) -> None:
     """A program keeps its inode, without opening it, and so can still change it."""
     lower = stack.add({f"d/{name}": File(b"lower", 0o640) for name in "fgh"})

@@ -22,7 +22,7 @@ from .sandbox import sandboxed, sandboxed_on_disk
 
 LOOKUP, FORGET, GETATTR, READLINK, OPEN, READ = 1, 2, 3, 5, 14, 15
 RELEASE, GETXATTR, LISTXATTR, FLUSH, BATCH_FORGET = 18, 22, 23, 25, 42
-UNLINK, RENAME2, READDIR, READDIRPLUS, WRITE = 10, 45, 28, 44, 16
+UNLINK, RENAME, RENAME2, READDIR, READDIRPLUS, WRITE = 10, 12, 45, 28, 44, 16
 SETATTR, SYMLINK, MKDIR, RMDIR, FSYNC, LINK, CREATE = 4, 6, 9, 11, 20, 13, 35
 INTERRUPT = 36
 ROOT: Final = 1
@@ -874,7 +874,7 @@ def test_a_copy_takes_the_place_of_the_planes_file() -> None:
     assert _native.plane_grant_changes(ROOT, upper, 0, [lower])
 
     begin_open("g", os.O_RDWR)
-    assert _native.plane_to_change() == (OPEN, nodeids["g"], ROOT, b"g", 0, os.O_RDWR, 7)
+    assert _native.plane_to_change() == (OPEN, nodeids["g"], ROOT, b"g", 0, os.O_RDWR, 7, 0, b"")
     assert _native.plane_fetch(ROOT, b"missing") == []
     with open("upper/g", "x+b") as copy:
         copy.write(b"upper")
@@ -917,7 +917,8 @@ def test_a_removed_file_of_a_lower_stays_the_planes() -> None:
         body = name.encode() + b"\0"
         wire.ours.send(_HEADER.pack(40 + len(body), UNLINK, 2, ROOT, 0, 0, 7, 0, 0) + body)
         assert not _native.plane_wait(wire.device.fileno(), -1, 0, False)
-        assert _native.plane_to_change() == (UNLINK, nodeids[name], ROOT, name.encode(), 0, 0, 7)
+        wanted = (UNLINK, nodeids[name], ROOT, name.encode(), 0, 0, 7, 0, b"")
+        assert _native.plane_to_change() == wanted
 
     def ask(opcode: int, name: str, *values: int) -> tuple[int, bytes] | None:
         body = struct.pack("=IIQQQQQQIIIIIIIII", *values, *(0,) * (17 - len(values)))
@@ -947,6 +948,53 @@ def test_a_removed_file_of_a_lower_stays_the_planes() -> None:
     assert not _native.plane_take_removal(b"")
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert [crossing[1] for crossing in _native.plane_fetch(ROOT, b"h")] == [b"h"]
+
+
+@sandboxed
+def test_a_renamed_file_of_a_lower_stays_the_planes() -> None:
+    """Its copy is made under the earlier name. One whose new name the plane has a node of is Python's to rename."""
+    for path in "fgh":
+        write(path, "lower")
+    os.mkdir("upper")
+    wire = Wire()
+    lower, upper = (os.open(path, os.O_PATH) for path in ("layer", "upper"))
+    names = [(name, 0, stat.S_IFREG >> 12, 0) for name in (b"f", b"g", b"h")]
+    assert _native.plane_resolve(ROOT, ROOT, upper, [lower], [(0, True)], True, names)
+    assert _native.plane_grant_changes(ROOT, upper, 0, [lower])
+
+    def begin_rename(name: bytes, new_name: bytes, flags: int | None) -> int:
+        body = struct.pack("=Q", ROOT) if flags is None else struct.pack("=QII", ROOT, flags, 0)
+        body += name + b"\0" + new_name + b"\0"
+        opcode = RENAME if flags is None else RENAME2
+        wire.ours.send(_HEADER.pack(40 + len(body), opcode, 2, ROOT, 0, 0, 7, 0, 0) + body)
+        assert not _native.plane_wait(wire.device.fileno(), -1, 0, False)
+        return opcode
+
+    for name, new_name, flags in ((b"f", b"F", None), (b"g", b"G", _native.RENAME_NOREPLACE)):
+        nodeid = wire.look_up(ROOT, name) or 0
+        opcode = begin_rename(name, new_name, flags)
+        assert _native.plane_to_change() == (opcode, nodeid, ROOT, name, 0, 0, 7, ROOT, new_name)
+        for one in (name, new_name):
+            _native.plane_revoke(ROOT, True, one)
+        _native.plane_begin_rename(ROOT, name, ROOT, new_name, 0, 0)
+        with open(b"upper/" + new_name, "x+b") as copy:
+            copy.write(b"upper")
+            copy.flush()
+            assert _native.plane_take_copy(copy.fileno(), 5)
+        assert _OUT.unpack(wire.ours.recv(1 << 12))[1] == 0
+        assert _native.plane_renaming() == (ROOT, name, ROOT, new_name, 0, False)
+        assert wire.look_up(ROOT, new_name) == nodeid
+        assert wire.look_up(ROOT, name) == 0
+        handle = handle_of(wire.ask(OPEN, nodeid, struct.pack("=II", os.O_RDWR, 0)))
+        assert write_to(wire, nodeid, handle, b"U") == (0, struct.pack("=II", 1, 0))
+        with open(b"upper/" + new_name, "rb") as file:
+            assert file.read() == b"Upper"
+
+    assert wire.look_up(ROOT, b"h")
+    for new_name, flags in ((b"F", None), (b"new", _native.RENAME_EXCHANGE)):
+        begin_rename(b"h", new_name, flags)
+        assert _native.plane_to_change() is None
+        wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(ctypes.c_int(0)))
 
 
 def is_without_descriptor(handle: int) -> bool:
