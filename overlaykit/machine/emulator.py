@@ -151,7 +151,7 @@ def _share(program: str, hardware: Hardware) -> list[str]:
     # The limit of descriptors stays: to raise it needs CAP_SYS_RESOURCE.
     options = [program, f"--fd={hardware.share_listening}", "--rlimit-nofile=0"]
     if program == _VIRTIOFSD[0]:
-        taken = ":".join(f"-{name}" for name in ("chown", "fowner", "fsetid", "mknod", "setfcap"))
+        taken = ":".join(f"-{name}" for name in ("chown", "fsetid", "mknod", "setfcap"))
         of_c = f"source={SHARE},sandbox=chroot,cache=always,modcaps={taken}"
         return [*options, "-o", of_c, "--thread-pool-size=0"]
     # There is no filter of system calls that lets it change its root and nothing else: it has its own.

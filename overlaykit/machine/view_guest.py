@@ -33,6 +33,8 @@ ADDRESS, NETMASK = "10.0.2.15", "255.255.255.0"
 
 _FREE_BLOCKS: Final = ("/sys/module/page_reporting/parameters/page_reporting_order", "5")
 """The least free block that the guest gives back to the host: 128 KiB. By default it is 2 MiB."""
+_OVERLAY: Final = "lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work,redirect_dir=on,xino=on"
+"""Directories of the layers can be renamed, and all files have numbers of one device."""
 
 
 class TooLong(Error):
@@ -72,7 +74,7 @@ def steps(modules: Sequence[str], command: Command, *, network: bool, kept: bool
     made.mount("/disk", "ext4", "/dev/vda", data="noinit_itable,errors=remount-ro")
     for name in ("upper", "work"):
         made.directory(f"/disk/{name}")
-    made.mount("/merged", "overlay", data="lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
+    made.mount("/merged", "overlay", data=_OVERLAY)
     file_systems(made, "/merged")
     made.root("/merged")
     made.setting(*_FREE_BLOCKS)

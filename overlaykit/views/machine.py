@@ -24,6 +24,7 @@ from overlaykit.namespace.confinement import Confinement
 from overlaykit.namespace.nested import Nested
 from overlaykit.privilege import (
     CAP_DAC_OVERRIDE,
+    CAP_FOWNER,
     CAP_KILL,
     CAP_NET_BIND_SERVICE,
     CAP_SETGID,
@@ -55,11 +56,11 @@ _RESULT_MILLISECONDS: Final = 2000
 
 _KEPT: Final = frozenset(
     {
-        *(CAP_DAC_OVERRIDE, CAP_KILL, CAP_NET_BIND_SERVICE, CAP_SETGID, CAP_SETPCAP, CAP_SETUID),
-        CAP_SYS_CHROOT,
+        *(CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_NET_BIND_SERVICE, CAP_SETGID, CAP_SETPCAP),
+        *(CAP_SETUID, CAP_SYS_CHROOT),
     }
 )
-"""For virtiofsd, which reads files of any user; QEMU gives them up."""
+"""For virtiofsd, which reads files of any user, as the guest's overlayfs asks: with O_NOATIME; QEMU gives them up."""
 
 
 class BadMemory(Error):

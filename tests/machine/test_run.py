@@ -27,6 +27,7 @@ SCRIPT = """
 cat; echo error >&2; echo again >/dev/stderr
 id -u; id -G; pwd; echo $WORD; hostname; umask
 df -B1 --output=size / | tail -1; nproc; uname -r
+cat own; perl -e 'rename "dir", "moved" or die' && cat moved/deep
 echo changed >file && cat file; rm old; ls
 seq 100000
 kill -USR1 $$
@@ -39,6 +40,13 @@ def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLi
     for name in ("old", "kept"):
         with open(os.path.join(layer, name), "w", encoding="ascii") as file:
             file.write(name)
+    with open(os.path.join(layer, "own"), "w", encoding="ascii") as file:
+        file.write("private\n")
+        os.fchmod(file.fileno(), 0o600)
+        os.fchown(file.fileno(), 12, 34)
+    os.mkdir(os.path.join(layer, "dir"))
+    with open(os.path.join(layer, "dir", "deep"), "w", encoding="ascii") as file:
+        file.write("moves along\n")
     os.chmod(layer, 0o777)
     done = Run(
         *(kernel, "--disk", "50g", "-e", "WORD=a word", "-u", "12:34", "--hostname", "inside"),
@@ -60,8 +68,9 @@ def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLi
     )
     assert 48 << 30 < int(size) <= 50 << 30
     assert (processors, release[:4]) == ("1", "6.1.")
-    assert more == ["changed", "file", "kept", *map(str, range(1, 100001))]
-    assert sorted(os.listdir(layer)) == ["kept", "old"]
+    assert more[:3] == ["private", "moves along", "changed"]
+    assert more[3:] == ["file", "kept", "moved", "own", *map(str, range(1, 100001))]
+    assert sorted(os.listdir(layer)) == ["dir", "kept", "old", "own"]
 
 
 def test_a_disk_that_names_another_file_is_refused(tmp_path: os.PathLike[str]) -> None:
