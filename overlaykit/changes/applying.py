@@ -124,6 +124,9 @@ def apply(
             if request.consumes and not request.paths and not request.within:
                 mark_applied(request.upper, state.passed_time())
             return outcome
+        if request.is_last and not outcome.written:
+            # Times of directories are no change, and no upper stays that would have to lose its copies of these.
+            return outcome
         _refuse_to_move(request.upper, root, made)
         try:
             application = state.new()
@@ -204,16 +207,17 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
     return begin(request)
 
 
-def undo(target: str, *, force: bool = False) -> None:
+def undo(target: str, *, force: bool = False, dry_run: bool = False) -> None:
     """Take back the last application to a target, or what was done of it. `force`: also what was changed since.
 
+    `dry_run`: only check whether it can be taken back.
     Raises: Error, OSError: NothingApplied, NotUndone, UpperInUse: nothing is taken back.
     """
     with ExitStack() as stack:
         root = open_directory(target, stack)
         state = _existing(root, target, "take back")
         stack.callback(state.close)
-        if _end_undone(state, root):
+        if not dry_run and _end_undone(state, root):
             return
         names = state.names()
         if not names:
@@ -222,12 +226,17 @@ def undo(target: str, *, force: bool = False) -> None:
         stack.callback(application.close)
         run = Run(application, root, state)
         stack.callback(run.close)
+        if dry_run and (application.is_undone or application.is_unplanned):
+            return
         if application.is_unplanned:
             run.forget()
             return
         run.open_upper(undoes=True, drops=force)
         if application.is_applied:
             run.check_unchanged(force=force)
+        if dry_run:
+            return
+        if application.is_applied:
             application.journal.finish(Undoing())
         run.take_back(force=force)
         application.journal.finish(Undone(time_ns=state.passed_time()))

@@ -96,6 +96,26 @@ class Merger:
         """Whether the target's file is what a merge has made. Raises: NotMerged, OSError."""
         return merged == self._of_target(place, st)
 
+    def renamed_from(self, new: Version) -> bytes | None:
+        """The path in the target of the file that one of the upper was copied from; None: not known.
+
+        Raises: OSError.
+        """
+        origin = self._comparison.new.origin(new)
+        if self._directory is None or origin is None:
+            return None
+        try:
+            directory = os.open(self._directory, _DIRECTORY)
+        except FileNotFoundError:
+            return None
+        try:
+            found = originals.read(directory, origin)
+        finally:
+            os.close(directory)
+        path = b"" if found is None else os.fsencode(found[0].path)
+        above = self._comparison.above
+        return path[len(above) :] or None if path.startswith(above) else None
+
     def _original(self, change: Change, old: Version, new: Version) -> Text:
         if self._directory is None:
             xattrs = self._comparison.xattrs(old, of_new=False)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from overlaykit.changes.merging import Text
+    from overlaykit.changes.model import Aspect
     from overlaykit.changes.read import Comparison
     from overlaykit.changes.steps import Places
 
@@ -217,7 +218,7 @@ class _Planner:
         arrivals, kept_changes = self._arrivals()
         if self._target.is_overlay:
             departures = self._emptied(departures, arrivals)
-        self._check_origins()
+        self._check_origins(arrivals)
         opened: dict[bytes, os.stat_result] = {}
         for one in departures:
             if stat.S_ISDIR(one.seen.mode):
@@ -607,7 +608,7 @@ class _Planner:
         elif change.kind in ("changed", "replaced") and old is not None:
             self._conflict(change.path, "the layer has it no more")
 
-    def _check_origins(self) -> None:
+    def _check_origins(self, arrivals: Sequence[Arrival]) -> None:
         """Find added files that were copied from ones that the layer has under no name any more."""
         if not self._base.is_lower:
             return
@@ -616,7 +617,38 @@ class _Planner:
             if change.kind != "added" or new is None or not new.layer_dir.layer.writable:
                 continue
             if change.path not in self.conflicts and self._target.origin_is_gone(new, self._inodes):
-                self._conflict(change.path, "the layer has it no more")
+                self._follow_rename(change, new, arrivals)
+
+    def _follow_rename(self, change: Change, new: Version, arrivals: Sequence[Arrival]) -> None:
+        """Merge a file that the view has renamed with the one that has replaced it in the layer, if that is asked for.
+
+        Else name the conflict.
+        """
+        source = self._merger.renamed_from(new)
+        left = None if source is None else self._deleted.get(source)
+        st = None if source is None or left is None else self._target.stat_or_none(source)
+        if source is None or left is None or left.old is None or st is None:
+            self._conflict(change.path, "the layer no longer has the file that it was copied from")
+            return
+        reason = f"it was renamed from {os.fsdecode(source)}, where the layer has another file now"
+        what: frozenset[Aspect] = frozenset()
+        if self._comparison.new.has_other_owner(left.old, new):
+            what = frozenset(("owner",))
+        renamed = Change(path=change.path, kind="renamed", old=left.old, new=new, what=what)
+        try:
+            merged = self._merger.merged(renamed, source, st)
+        except (NotMerged, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self._conflict(change.path, f"{reason}: {why}" if self._base.merges else reason)
+            return
+        if not self._base.merges:
+            self._conflict(change.path, reason, can_merge=True)
+            return
+        self.conflicts.pop(left.path, None)
+        self.merged[change.path] = merged
+        for one in arrivals:
+            if one.change is change:
+                one.merged = merged
 
     def _check_displaced(self, change: Change, place: bytes, st: os.stat_result) -> str:
         """Check what has to make way. Returns: the digest of what a directory holds."""

@@ -208,6 +208,8 @@ def _later(args: argparse.Namespace) -> int:
         context.enter_context(signals.unwound())
         context.enter_context(progress.shown())
         status = 0
+        for target in targets if args.undo and len(targets) > 1 else ():  # all or none
+            applying.undo(target, force=args.force, dry_run=True)
         for target in targets:
             if args.undo:
                 applying.undo(target, force=args.force)

@@ -443,7 +443,9 @@ class FileCopy:
         copyup.inodes.copy(self._source, self._target, self._stat, layer, data=in_source)
         if self._keeps_original and self._origin is not None:
             content = self._target if self.size else self._source
-            originals.keep(copyup.originals, self._source, content, self._stat, self._origin)
+            lower = self._node.lower_dir
+            place = b"/".join((*lower.components(), self._node.lower_name))
+            originals.keep(copyup.originals, self._source, content, self._stat, self._origin, place)
         reach("copyup.copied")
         if self.size:
             copyup.sync(self._target)

@@ -37,7 +37,10 @@ _LONGEST_NAME: Final = 255
 
 
 class Original(Record, kw_only=True):
-    """What a file was, but for its data. `size`, `checksum`: of these. `xattrs`: hexadecimal, but for markers."""
+    """What a file was, but for its data. `size`, `checksum`: of these. `xattrs`: hexadecimal, but for markers.
+
+    `path`: where its layer had it; empty: not known.
+    """
 
     size: int
     checksum: int
@@ -45,6 +48,7 @@ class Original(Record, kw_only=True):
     uid: int
     gid: int
     xattrs: dict[str, str]
+    path: str = ""
 
 
 def beside(upper: str) -> str:
@@ -73,10 +77,13 @@ def is_text(data: bytes) -> bool:
     return len(data) <= MOST and b"\0" not in data
 
 
-def keep(directory: int, source: int, data: int, st: os.stat_result, origin: Origin) -> None:
+def keep(
+    directory: int, source: int, data: int, st: os.stat_result, origin: Origin, path: bytes
+) -> None:
     """Keep the original of a file, if it is text. Raises nothing: without room there is none.
 
-    `source`: the file; `data`: a descriptor that its data can be read from; both may be O_PATH. `st`: what it was.
+    `path`: from the root of its layer. `source`: the file; `data`: a descriptor that its data can be read from; both
+    may be O_PATH. `st`: what it was.
     """
     name = _name(origin)
     if st.st_size > MOST or len(name) > _LONGEST_NAME:
@@ -88,7 +95,7 @@ def keep(directory: int, source: int, data: int, st: os.stat_result, origin: Ori
         finally:
             os.close(fd)
         if len(content) == st.st_size and is_text(content):
-            head = _head(source, content, st)
+            head = _head(source, content, st, path)
             _write(directory, name, head + b"\n" + content, is_sure=origin.changed_ns is not None)
 
 
@@ -113,7 +120,9 @@ def keep_replaced(
         finally:
             os.close(fd)
         if is_whole and is_text(content):
-            _write(directory, name, _head(source, content, st) + b"\n" + content, is_sure=True)
+            _write(
+                directory, name, _head(source, content, st, path) + b"\n" + content, is_sure=True
+            )
 
 
 def read(directory: int, origin: Origin) -> tuple[Original, bytes] | None:
@@ -152,11 +161,11 @@ def _name_at(path: bytes, since: Began) -> bytes:
     return b"at-%b-%d" % (digest.encode(), since.since_ns)
 
 
-def _head(source: int, content: bytes, st: os.stat_result) -> bytes:
-    path = b"/proc/self/fd/%d" % source
+def _head(source: int, content: bytes, st: os.stat_result, path: bytes) -> bytes:
+    own = b"/proc/self/fd/%d" % source
     xattrs = {}
-    for name in xattr_names(path):
-        value = attributes.xattr_or_none(path, name)
+    for name in xattr_names(own):
+        value = attributes.xattr_or_none(own, name)
         if value is not None and not name.startswith(OVERLAY_PREFIXES):
             xattrs[os.fsdecode(name)] = value.hex()
     return codec.encode(
@@ -167,6 +176,7 @@ def _head(source: int, content: bytes, st: os.stat_result) -> bytes:
             uid=st.st_uid,
             gid=st.st_gid,
             xattrs=xattrs,
+            path=os.fsdecode(path.lstrip(b"/")),
         )
     )
 

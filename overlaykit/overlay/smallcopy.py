@@ -108,7 +108,8 @@ class SmallCopies:
                 self._copyup.directory(directory)
             origin = self._copyup.origins.find(lower, lower_name, st.st_dev)
             size = st.st_size if keep_data else 0
-            work_name, target = self._make(source, st, size, origin)
+            path = b"/".join((*lower.components(), lower_name))
+            work_name, target = self._make(source, st, size, origin, path)
             return SmallCopy(self._copyup, target, work_name, directory, name, node, st, size)
         except OSError:
             return None
@@ -116,9 +117,12 @@ class SmallCopies:
             os.close(source)
 
     def _make(
-        self, source: int, st: os.stat_result, size: int, origin: Origin | None
+        self, source: int, st: os.stat_result, size: int, origin: Origin | None, path: bytes
     ) -> tuple[bytes, int]:
-        """The name in the work directory of a new copy, and a descriptor of it. Raises OSError, with nothing made."""
+        """The name in the work directory of a new copy, and a descriptor of it. Raises OSError, with nothing made.
+
+        `path`: that of the file in its layer.
+        """
         copyup = self._copyup
         if origin is not None:
             origin = copyup.noted(origin, st)
@@ -136,7 +140,7 @@ class SmallCopies:
             os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns))
             if copyup.originals >= 0 and origin is not None:
                 content = target if size else source
-                originals.keep(copyup.originals, source, content, st, origin)
+                originals.keep(copyup.originals, source, content, st, origin, path)
             reach("copyup.copied")
         except BaseException:
             os.close(target)

@@ -224,6 +224,57 @@ def test_a_renamed_file_is_merged_under_its_new_name(workspace: Workspace) -> No
     assert picture(lower) == before
 
 
+def rename_and_write() -> None:
+    os.rename("a", "b")
+    write("b", FIRST)
+
+
+def write_and_rename() -> None:
+    write("a", FIRST, 0)
+    os.rename("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("in_view", "merged"),
+    [
+        (rename_and_write, BOTH),
+        (write_and_rename, BOTH),
+        (lambda: os.rename("a", "b"), LAST),
+    ],
+    ids=["written after it", "written before it", "renamed only"],
+)
+def test_a_renamed_file_is_merged_with_the_one_that_replaced_it_in_the_layer(
+    workspace: Workspace, in_view: Callable[[], object], merged: bytes
+) -> None:
+    lower = changed(workspace, {"a": File(BASE), "other": File(b"x")}, in_view)
+    write(f"{lower}/new", LAST)
+    os.rename(f"{lower}/new", f"{lower}/a")
+    before = picture(lower)
+    by_path = {one.path: one for one in apply(lower, request(workspace)).conflicts}
+    assert by_path["b"].can_merge
+    assert by_path["b"].reason == "it was renamed from a, where the layer has another file now"
+    assert set(by_path) == {"a", "b"}
+    assert [one.path for one in merge(workspace).merged] == ["b"]
+    assert read(f"{lower}/b") == merged
+    assert not os.path.lexists(f"{lower}/a")
+    applying.undo(lower)
+    assert picture(lower) == before
+
+
+def test_lines_that_both_have_changed_are_named_for_a_renamed_file_too(
+    workspace: Workspace,
+) -> None:
+    lower = changed(workspace, {"a": File(BASE)}, rename_and_write)
+    write(f"{lower}/new", BASE.replace(b"line 1", b"first of the layer"))
+    os.rename(f"{lower}/new", f"{lower}/a")
+    before = picture(lower)
+    by_path = {one.path: one.reason for one in merge(workspace).conflicts}
+    assert by_path["b"].endswith("has another file now: both have changed line 1")
+    assert picture(lower) == before
+    assert not merge(workspace, choice="ours").conflicts
+    assert picture(lower) == before
+
+
 def replace() -> None:
     """As `sed -i`."""
     write("new", FIRST)

@@ -109,6 +109,15 @@ def test_what_was_applied_and_taken_back_is_applied_again(user: TestUser) -> Non
         user.succeeds("rm", "kept")
 
 
+def test_a_directory_of_which_only_the_times_change_is_left_as_it_was(user: TestUser) -> None:
+    with tried(user) as path:
+        names = os.listdir(path)
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", "touch x; rm x")
+        assert done.returncode == 0, done
+        assert "nothing to apply" in done.stderr
+        assert os.listdir(path) == names
+
+
 def reported(user: TestUser, *arguments: str, status: int = 0) -> dict[str, Any]:
     """What `try --json` prints."""
     done = user.overlaykit("try", "--json", *arguments)
@@ -721,3 +730,25 @@ def test_what_was_applied_of_a_view_is_taken_back_by_its_name(user: TestUser) ->
         assert ".overlaykit-apply" not in os.listdir(path)
         for name in ("first", "second"):
             user.succeeds("rm", name)
+
+
+def test_what_was_applied_to_several_directories_is_taken_back_in_all_or_none(
+    user: TestUser,
+) -> None:
+    with tried(user) as path, contextlib.ExitStack() as dropped:
+        other = user.directory("w2", "deep", f="1\n")
+        dropped.callback(user.overlaykit, "apply", "--drop", other)
+        script = f"echo view > {path}/changed; echo view > {other}/f"
+        arguments = ("--on", path, "--on", other, "--", "sh", "-c", script)
+        done = user.overlaykit("try", "--keep", "both", *arguments)
+        assert done.returncode == 0, done
+        user.succeeds("apply", "both")
+        for edited, kept in ((f"{path}/changed", f"{other}/f"), (f"{other}/f", f"{path}/changed")):
+            user.write(edited, "edited since\n")
+            assert "changed since" in user.refused("apply", "--undo", "both")
+            assert content(kept) == "view\n"
+            user.write(edited, "view\n")
+            user.succeeds("apply", "--undo", "--force", "both")
+            assert (content(path, "changed"), content(other, "f")) == ("one\n", "1\n")
+            user.succeeds("apply", "both")
+        user.succeeds("rm", "both")
