@@ -13,6 +13,7 @@
 
 enum {
     MOST_NAMES = 255,
+    MOST_NOTED = 560, /* bytes of a request after its header: two names */
     LISTING_BYTES = 1 << 15,
     MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
     WIDE = 256,             /* entries; most programs use only the names of such directories */

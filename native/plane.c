@@ -56,6 +56,7 @@ enum {
     MOST_LATE_BYTES = 1 << 16,
     TRIAL = 32, /* requests (choose_wait) */
     TERM = 1 << 12,
+    BRIEFLY_NS = 10 * MILLISECOND,
 };
 
 static struct state own;
@@ -360,6 +361,75 @@ static void evict(void)
     }
 }
 
+/* ---- traces --------------------------------------------------------------------------------- */
+
+/* What is answered, noted for Python (_native.pyi: plane_trace). */
+static struct {
+    char *notes; /* NULL: no trace runs */
+    size_t size, room;
+    unsigned long long opcodes, lost;
+    bool is_due;            /* Python takes the notes before the next request is read */
+    uint32_t programs[256]; /* that Python has named in the last second */
+    int64_t named;
+} trace;
+
+/* Note that the request in `plane.block` is answered. */
+static void note(int error, const void *data, size_t size)
+{
+    const struct fuse_in_header *header = (const void *)plane.block;
+    const size_t most = header->opcode == FUSE_WRITE ? sizeof(struct fuse_write_in) : MOST_NOTED;
+    uint32_t head[] = {header->len, (uint32_t)error};
+    uint64_t found = 0;
+    if (!trace.notes || !(trace.opcodes >> (header->opcode % OPCODES) & 1))
+        return;
+    if (head[0] > sizeof *header + most)
+        head[0] = (uint32_t)(sizeof *header + most);
+    if (trace.size + sizeof head + sizeof found + head[0] > trace.room) {
+        trace.lost++;
+        return;
+    }
+    memcpy(&found, data, size < sizeof found ? size : sizeof found);
+    char *at = trace.notes + trace.size;
+    memcpy(at, head, sizeof head);
+    memcpy(at + sizeof head, &found, sizeof found);
+    memcpy(at + sizeof head + sizeof found, header, head[0]);
+    trace.size += sizeof head + sizeof found + head[0];
+    uint32_t *known = &trace.programs[header->pid % 256];
+    if (now_on(CLOCK_MONOTONIC) - trace.named > SECOND) {
+        memset(trace.programs, 0, sizeof trace.programs);
+        trace.named = now_on(CLOCK_MONOTONIC);
+    }
+    trace.is_due |= *known != header->pid || trace.size > trace.room / 2;
+    *known = header->pid;
+}
+
+PyObject *py_plane_trace(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long room;
+    if (!PyArg_ParseTuple(args, "KK", &room, &trace.opcodes))
+        return NULL;
+    PyObject *taken = Py_BuildValue(
+        "NK", PyBytes_FromStringAndSize(trace.notes, (Py_ssize_t)trace.size), trace.lost);
+    if (room != trace.room) {
+        free(trace.notes);
+        trace.notes = room ? grown(NULL, (size_t)room) : NULL;
+        trace.room = (size_t)room;
+    }
+    trace.size = 0;
+    trace.lost = 0;
+    trace.is_due = false;
+    return taken;
+}
+
+/* For how long the kernel may keep a name. While a trace runs it asks for each file again. Lookups
+ * only pass through directories; what is missing or a symlink is asked for many times at once. */
+static void set_valid(struct fuse_entry_out *to, mode_t mode)
+{
+    bool is_traced = trace.notes && !S_ISDIR(mode);
+    to->entry_valid = is_traced ? 0 : plane.seconds;
+    to->entry_valid_nsec = !is_traced ? plane.nanoseconds : !mode || S_ISLNK(mode) ? BRIEFLY_NS : 0;
+}
+
 /* ---- replies -------------------------------------------------------------------------------- */
 
 bool reply(uint64_t unique, int error, const void *data, size_t size)
@@ -367,6 +437,8 @@ bool reply(uint64_t unique, int error, const void *data, size_t size)
     struct fuse_out_header header = {
         .len = (uint32_t)(sizeof header + size), .error = -error, .unique = unique};
     struct iovec parts[] = {{&header, sizeof header}, {(void *)(uintptr_t)data, size}};
+    if (trace.notes && ((const struct fuse_in_header *)(const void *)plane.block)->unique == unique)
+        note(error, data, size);
     return writev(plane.device, parts, size ? 2 : 1) >= 0;
 }
 
@@ -395,11 +467,10 @@ void plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generatio
     *to = (struct fuse_entry_out){
         .nodeid = id,
         .generation = generation,
-        .entry_valid = plane.seconds,
-        .entry_valid_nsec = plane.nanoseconds,
         .attr_valid = plane.seconds,
         .attr_valid_nsec = plane.nanoseconds,
     };
+    set_valid(to, st->st_mode);
     fill_stat(&to->attr, id, st);
 }
 
@@ -497,8 +568,8 @@ static void reply_entry(const struct fuse_in_header *header, struct node *node,
 
 static bool answer_missing(const struct fuse_in_header *header)
 {
-    struct fuse_entry_out none = {.entry_valid = plane.seconds,
-                                  .entry_valid_nsec = plane.nanoseconds};
+    struct fuse_entry_out none = {0};
+    set_valid(&none, 0);
     reply(header->unique, 0, &none, sizeof none);
     return true;
 }
@@ -1300,6 +1371,9 @@ static const uint64_t unknown_requests = BIT(FUSE_IOCTL) | BIT(FUSE_OPENDIR) | B
 static const uint64_t handle_requests =
     BIT(FUSE_READ) | BIT(FUSE_WRITE) | BIT(FUSE_RELEASE) | BIT(FUSE_FLUSH) | BIT(FUSE_FSYNC);
 
+static const uint64_t nameless_requests =
+    BIT(FUSE_READ) | BIT(FUSE_WRITE) | BIT(FUSE_READDIR) | BIT(FUSE_READDIRPLUS);
+
 static bool is_one_of(uint32_t opcode, uint64_t requests)
 {
     return opcode < OPCODES && requests >> opcode & 1;
@@ -1553,11 +1627,12 @@ static bool run(int tasks, int wait, bool polls)
                 return false;
             }
             waiting = now_on(CLOCK_MONOTONIC);
-            if (late_count > are_late)
+            if (late_count > are_late) {
                 late[are_late].started = started;
-            else
+                note(0, NULL, 0);
+            } else
                 count_request(header->opcode, waiting - started);
-            if (waiting - began > TURN_MS * MILLISECOND || plane.forgets)
+            if (waiting - began > TURN_MS * MILLISECOND || plane.forgets || trace.is_due)
                 return false;
             continue;
         }
@@ -1589,6 +1664,8 @@ bool plane_receive(struct fuse_buf *buffer, int *result)
     *result = plane.pending ? (int)plane.pending : -EINTR;
     if (plane.pending) {
         char *given = buffer->mem;
+        if (is_one_of(((struct fuse_in_header *)(void *)plane.block)->opcode, nameless_requests))
+            note(0, NULL, 0);             /* pyfuse3 does not say whose they are */
         cross_named((void *)plane.block); /* unless all have */
         use_handle_of_python((void *)plane.block);
         buffer->mem = plane.block;
@@ -2156,6 +2233,13 @@ PyObject *py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     plane.pending = 0;
     count_request(header->opcode, now_on(CLOCK_MONOTONIC) - started);
     Py_RETURN_TRUE;
+}
+
+ABOUT_NODE(place)
+{
+    if (!node || !*node->name)
+        Py_RETURN_NONE;
+    return Py_BuildValue("Ky", (unsigned long long)node->above_id, node->name);
 }
 
 ABOUT_NODE(is_granted) { return PyLong_FromLong(!node ? 0 : node->changes ? 2 : node->granted); }

@@ -424,6 +424,21 @@ def plane_counts() -> bytes:
 def plane_held() -> tuple[int, int, int, int]:
     """How many nodes, lookups of them, open files and open directories the plane has."""
 
+def plane_place(nodeid: int, /) -> tuple[int, bytes] | None:
+    """The nodeid of the directory above one of the plane's nodes, and its name there; None if Python has it."""
+
+def plane_trace(room: int, opcodes: int, /) -> tuple[bytes, int]:
+    """Note requests of the `opcodes` (a bit each) that the plane answers, in up to `room` bytes. 0: the trace ends.
+
+    READ, WRITE and READDIR are noted also if they are Python's.
+    While it goes on, the kernel keeps no names but those of directories, and `plane_wait` returns soon after a request
+    of a program that made none in the last second.
+
+    Returns: what was noted since the last call, and how many requests found no room. A note is the length of the
+    request in it (4 bytes), the errno of the reply (4), the first 8 bytes of its data, which are the nodeid that a name
+    has (0: the name is missing), and the request, cut off after two names, or before what is written.
+    """
+
 def plane_close() -> bytes:
     """Close every file of the plane. Requires: no request follows. Returns: its other descriptors, 4 bytes each."""
 

@@ -56,6 +56,10 @@ class Stack(Record):
     """Which directories the daemon merges."""
 
 
+class Trace(Record):
+    """Send what programs do with files from now on, an event on a line, until the client ends the connection."""
+
+
 class End(Record):
     """End the connection with the kernel, even if files are in use: users of the mount get ENOTCONN."""
 
@@ -107,6 +111,12 @@ class Stacked(Record):
     attributes: str
 
 
+class Tracing(Record):
+    """Events follow. `opens`: whether each open(2) is one."""
+
+    opens: bool
+
+
 class Ending(Record):
     """The connection ends after this answer."""
 
@@ -123,8 +133,8 @@ class Refusal(Record):
         return OSError(number, self.message, *(() if self.path is None else (self.path,)))
 
 
-Request = Version | Explain | Diff | Stats | Stack | End
-Answer = Versions | Explanation | Compared | Measured | Stacked | Ending
+Request = Version | Explain | Diff | Stats | Stack | Trace | End
+Answer = Versions | Explanation | Compared | Measured | Stacked | Tracing | Ending
 
 _REQUESTS: Final[dict[str, type[Request]]] = {
     "version": Version,
@@ -132,6 +142,7 @@ _REQUESTS: Final[dict[str, type[Request]]] = {
     "diff": Diff,
     "stats": Stats,
     "stack": Stack,
+    "trace": Trace,
     "end": End,
 }
 NAMES: Final = tuple(_REQUESTS)
@@ -200,6 +211,7 @@ class Connection:
 
     def __init__(self, path: str, seconds: float | None = None) -> None:
         self._path = path
+        self._held = bytearray()
         self._socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         try:
             self._socket.settimeout(seconds)
@@ -266,6 +278,35 @@ class Connection:
                 yield [line + b"\n" for line in lines]
             held.append(rest)
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), self._path)
+
+    def trace(self) -> Tracing:
+        """Begin a trace: its events are the lines that follow. Raises: as `ask`."""
+        self._send(Trace())
+        line = self.line()
+        if not line:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), self._path)
+        data = codec.parsed(line)
+        if "error" in data:
+            raise codec.convert(data["error"], Refusal).error()
+        self._socket.settimeout(None)
+        return codec.convert(data["answer"], Tracing)
+
+    def line(self) -> bytes:
+        """The next line, with its newline; empty: the daemon has ended the connection. Raises: TimeoutError."""
+        while (end := self._held.find(b"\n") + 1) == 0:
+            try:
+                more = self._socket.recv(_PIECE)
+            except ConnectionResetError:
+                return b""
+            if not more:
+                return b""
+            self._held += more
+        line = bytes(self._held[:end])
+        del self._held[:end]
+        return line
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()

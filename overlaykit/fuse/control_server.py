@@ -8,6 +8,7 @@ one that asks.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -26,6 +27,8 @@ from overlaykit.fuse.control import (
     Stack,
     Stacked,
     Stats,
+    Trace,
+    Tracing,
     Version,
     Versions,
 )
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _MOST_CLIENTS: Final = 32
+_LAST_SECONDS: Final = 1.0
+"""For the last events of a trace, at the end of the mount."""
 
 
 async def serve(
@@ -114,6 +119,9 @@ async def _converse(
         answer = _answer(line, operations, comparisons, stream, end)
         if isinstance(answer, bytes):
             await stream.send_all(answer)
+        elif isinstance(answer, Trace):
+            await _trace(stream, operations, note_use)
+            return
         elif not await _has_answered(comparisons, answer):
             return
 
@@ -127,6 +135,43 @@ async def _has_answered(comparisons: Comparisons, child: int) -> bool:
     if status:
         log.warning("a comparison ended with status %d", status)
     return status == 0
+
+
+async def _trace(
+    stream: trio.SocketStream, operations: Operations, note_use: Callable[[], None]
+) -> None:
+    """Send events until the client ends the connection. What it is too slow for is lost: nothing waits for it."""
+    try:
+        trace = operations.begin_trace()
+    except OSError as error:
+        await stream.send_all(control.refusal_line(error))
+        return
+    try:
+        await stream.send_all(control.answer_line(Tracing(operations.has_open)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_await_end, stream, nursery.cancel_scope)
+            with contextlib.suppress(trio.BrokenResourceError):  # the client has gone
+                while True:
+                    lines = await trace.lines()
+                    note_use()
+                    await stream.send_all(lines)
+            nursery.cancel_scope.cancel()
+    finally:
+        # At the end of the mount the last events are sent, if the client takes them.
+        with (
+            trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_SECONDS),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            await stream.send_all(trace.rest())
+        operations.end_trace()
+
+
+async def _await_end(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Cancel once the client has ended the connection, or its side of it."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some(control.LONGEST_LINE):
+            pass
+    scope.cancel()
 
 
 class _Lines:
@@ -164,10 +209,12 @@ def _answer(
     comparisons: Comparisons,
     stream: trio.SocketStream,
     end: Callable[[], None],
-) -> bytes | int:
-    """The line that answers one, or the child that does."""
+) -> bytes | int | Trace:
+    """The line that answers one, or the child that does; or the trace that follows."""
     try:
         request = control.parse_request(line)
+        if isinstance(request, Trace):
+            return request
         if isinstance(request, End):
             # Even if the client has gone and gets no answer.
             end()

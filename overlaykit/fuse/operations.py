@@ -30,6 +30,7 @@ from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
 from overlaykit.fuse.statistics import Clock
+from overlaykit.fuse.tracing import Trace
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.callers import asking
 from overlaykit.overlay.creation import check_name
@@ -91,11 +92,16 @@ def _request(
         asking.set(patches.pid_of(args[-1]) if args else 0)
         began = time.perf_counter_ns()
         try:
-            return await handler(self, *args, **kwargs)
+            result = await handler(self, *args, **kwargs)
+            if self.trace is not None:
+                self.trace.note(name, args, result, 0)
+            return result
         except OSError as error:
             number = error.errno or errno.EIO
             if number == errno.EDQUOT and self._by_project:
                 number = errno.ENOSPC
+            if self.trace is not None:
+                self.trace.note(name, args, None, number)
             raise pyfuse3.FUSEError(number) from None
         except pyfuse3.FUSEError:
             raise
@@ -116,6 +122,7 @@ class Operations(pyfuse3.Operations):
     Attributes:
       filesystem: the merge that the requests act on.
       requests: the number of requests by kind. Each has a fixed cost, so fewer requests are faster.
+      trace: the trace that runs; None: there is none.
       clock: how long they took here, without what pyfuse3 and the kernel do around them.
 
     Invariant: each reply with an entry adds one to the node's nlookup.
@@ -145,6 +152,7 @@ class Operations(pyfuse3.Operations):
         self._no_open = False
         self._under_way = 0
         self.plane: Plane | None = None
+        self.trace: Trace | None = None
         self._passthrough: Passthrough | None = None
         self._renamed: tuple[int, bytes, int, bytes] | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
@@ -176,6 +184,23 @@ class Operations(pyfuse3.Operations):
     def begin_passthrough(self, device: int) -> None:
         """Let the kernel read and write files itself. Requires: an interposed libfuse, and that it takes files."""
         self._passthrough = Passthrough(device, self.filesystem)
+
+    def begin_trace(self) -> Trace:
+        """Begin a trace, until `end_trace`. Raises: OSError: EBUSY: one runs already."""
+        if self.trace is not None:
+            raise OSError(errno.EBUSY, "a trace of this mount runs already")
+        self.trace = self._poller.trace = Trace(self.filesystem.nodes)
+        return self.trace
+
+    def end_trace(self) -> None:
+        if self.trace is not None:
+            self.trace.end()
+        self.trace = self._poller.trace = None
+
+    @property
+    def has_open(self) -> bool:
+        """Whether each open(2) of a program is a request."""
+        return not self._no_open
 
     def close(self) -> None:
         """Close all files. Requires: the mount has ended."""
@@ -216,7 +241,7 @@ class Operations(pyfuse3.Operations):
             missing = pyfuse3.EntryAttributes()
             # The kernel caches the missing name.
             missing.st_ino = 0
-            missing.entry_timeout = self._timeout
+            missing.entry_timeout = 0 if self.trace is not None else self._timeout
             return missing
         entry = self._entry(*found)
         self._give(found.node)
@@ -757,7 +782,8 @@ class Operations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = attributes.nodeid
         entry.generation = attributes.generation
-        entry.entry_timeout = self._timeout
+        is_kept = self.trace is None or stat.S_ISDIR(attributes.mode)
+        entry.entry_timeout = self._timeout if is_kept else 0
         entry.attr_timeout = self._timeout
         entry.st_mode = attributes.mode
         entry.st_nlink = attributes.link_count

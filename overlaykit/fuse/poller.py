@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from overlaykit.fuse.plane import Plane
+    from overlaykit.fuse.tracing import Trace
 
 _POLL_MILLISECONDS: Final = 1
 _SCHEDULER_TURN_SECONDS: Final = 0.01
@@ -51,7 +52,7 @@ class Poller:
     `rest`: what to do once no request has come for `_IDLE_SECONDS`. It returns whether it is done; else it is
     called again later. `patience_seconds`: how long `in_thread` may hold up the other tasks. `polls`: whether it
     polls at all; the session switches that on once the mount is ready. `plane`: reads the requests; None: libfuse
-    does.
+    does. `trace`: the trace that runs.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -62,6 +63,7 @@ class Poller:
 
     def __init__(self, rest: Callable[[], bool] | None = None) -> None:
         self.plane: Plane | None = None
+        self.trace: Trace | None = None
         self._device = -1
         self._tasks = -1
         self._last_scheduler_turn = 0.0
@@ -126,6 +128,8 @@ class Poller:
                 continue
             self.plane.take_back()
             if not is_idle:
+                if self.trace is not None:  # of programs that may end soon
+                    self.trace.take()
                 if self.plane.answer_after_grant():
                     continue
                 return
