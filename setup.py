@@ -85,6 +85,8 @@ class BuildPrograms(build_ext):
         if ext.name not in PROGRAMS:
             super().build_extension(ext)
             return
+        if ext.name in STATIC and "-fsanitize" in os.environ.get("LDFLAGS", ""):
+            return  # there is no static runtime of a sanitizer: setup/sanitize keeps the program as it is
         path = self.get_ext_fullpath(ext.name)
         objects = self.compiler.compile(
             ext.sources,
