@@ -83,7 +83,7 @@ static bool has_name(const char *text, const char *name)
     return found;
 }
 
-/* Append a file from its beginning to a text. Returns false if it cannot be read. */
+/* Append a file from its beginning to a text, and close it. Returns false if it cannot be read. */
 static bool append_file(FILE *text, int file)
 {
     char part[1024];
@@ -93,16 +93,8 @@ static bool append_file(FILE *text, int file)
         (void)fwrite(part, 1, (size_t)count, text);
         done += count;
     }
-    return count == 0;
-}
-
-/* Append the file that is to be covered. Returns false if it cannot be read. */
-static bool append_covered(FILE *text, const char *place)
-{
-    int file = open(place, O_RDONLY | O_CLOEXEC);
-    bool whole = append_file(text, file);
     close(file);
-    return whole;
+    return count == 0;
 }
 
 /* Append a line with the name, unless the text, whose buffer is `contents`, has it. */
@@ -196,7 +188,8 @@ int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *l
     if (place.possible && place.missing)
         (void)fputs(DEFAULT_HOSTS, text);
     else
-        place.possible = place.possible && append_covered(text, place.path);
+        place.possible =
+            place.possible && append_file(text, open(place.path, O_RDONLY | O_CLOEXEC));
     if (place.possible)
         append_name(text, hosts, hostname);
     bool failed = ferror(text) || fclose(text) != 0;

@@ -140,18 +140,18 @@ static int read_control(void)
 /* Make the pipes of a command without a terminal: its ends in `theirs`. */
 static int open_pipes(uid_t owner, int theirs[3])
 {
-    int in[2], out[2], err[2];
-    if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0)
-        return -1;
-    theirs[0] = in[0], theirs[1] = out[1], theirs[2] = err[1];
-    input.to = in[1], output.from = out[0], errors.from = err[0];
-    for (int at = 0; at < 3; at++)
-        if (fchown(theirs[at], owner, (gid_t)-1) < 0) /* for /dev/stdout */
+    int *const ours[] = {&input.to, &output.from, &errors.from};
+    for (int at = 0; at < 3; at++) {
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC) < 0)
             return -1;
-    return fcntl(in[1], F_SETFL, O_NONBLOCK) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0 ||
-                   fcntl(err[0], F_SETFL, O_NONBLOCK) < 0
-               ? -1
-               : 0;
+        theirs[at] = ends[at != 0];
+        *ours[at] = ends[at == 0];
+        /* The owner: for /dev/stdout. */
+        if (fchown(theirs[at], owner, (gid_t)-1) < 0 || fcntl(*ours[at], F_SETFL, O_NONBLOCK) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* Fork the command, and wait until it is executed. A terminal becomes its own by its section. */

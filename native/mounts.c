@@ -169,59 +169,53 @@ int mount_attach(int mount, const char *target)
 
 /* ---- the paths shared with the host --------------------------------------------------------- */
 
-static size_t depth_of(const char *path)
-{
-    size_t slashes = 0;
-    for (; *path; path++)
-        slashes += *path == '/';
-    return slashes;
-}
+struct bind {
+    const char *target;
+    char *place;  /* the target without symbolic links, at the time when it is attached */
+    size_t depth; /* of its place before anything is attached */
+    int mount;
+};
 
-/* Attach a bind, unless another one has its place: two targets may be one path, by symbolic links.
- */
-static int attach(struct plan *plan, const struct argument *slot, const char *target)
+static int in_order(const void *one, const void *other)
 {
-    static struct {
-        const char *target;
-        char *place;
-    } attached[PLAN_MOST_SLOTS];
-    static size_t count;
-    char real[PATH_MAX], both[2 * PATH_MAX];
-    if (real_path(target, real) < 0)
-        return fail("MOUNTPOINT", target);
-    for (size_t before = 0; before < count; before++)
-        if (!strcmp(attached[before].place, real)) {
-            (void)snprintf(both, sizeof both, "%s\n%s", attached[before].target, target);
-            return fail_with("TWICE", EBUSY, both);
-        }
-    attached[count].target = target;
-    if (!(attached[count++].place = strdup(real)))
-        return fail("PROCESS", "");
-    int mount = slot_descriptor(plan, slot);
-    slot_fill(plan, slot, -1);
-    return mount_attach(mount, target);
+    const struct bind *first = one, *second = other;
+    if (first->depth != second->depth)
+        return first->depth < second->depth ? -1 : 1;
+    return first->target < second->target ? -1 : 1; /* as in the plan, which holds both */
 }
 
 int attach_binds(struct plan *plan)
 {
-    static size_t depths[PLAN_MOST_SLOTS]; /* of the targets, by the slots of their mounts */
-    size_t deepest = 0;
+    static struct bind binds[PLAN_MOST_SLOTS];
+    struct bind *end = binds;
     struct record record;
-    const struct argument *argument = record.arguments;
+    char real[PATH_MAX], both[2 * PATH_MAX];
     for (struct cursor cursor = plan->sections[SECTION_INIT]; plan_next(&cursor, &record);) {
-        char real[PATH_MAX];
-        if (record.step != STEP_BIND || slot_descriptor(plan, argument) < 0)
+        const struct argument *slot = &record.arguments[0], *target = &record.arguments[1];
+        if (record.step != STEP_BIND || slot_descriptor(plan, slot) < 0)
             continue;
-        if (real_path(argument[1].bytes, real) < 0)
-            return fail("MOUNTPOINT", argument[1].bytes);
-        depths[argument->number] = depth_of(real);
-        if (depths[argument->number] > deepest)
-            deepest = depths[argument->number];
+        if (real_path(target->bytes, real) < 0)
+            return fail("MOUNTPOINT", target->bytes);
+        *end = (struct bind){.target = target->bytes, .mount = slot_descriptor(plan, slot)};
+        for (const char *at = real; *at; at++)
+            end->depth += *at == '/';
+        end++;
+        slot_fill(plan, slot, -1);
     }
-    for (size_t depth = 0; depth <= deepest; depth++)
-        for (struct cursor cursor = plan->sections[SECTION_INIT]; plan_next(&cursor, &record);)
-            if (record.step == STEP_BIND && slot_descriptor(plan, argument) >= 0 &&
-                depths[argument->number] == depth && attach(plan, argument, argument[1].bytes) < 0)
-                return -1;
+    qsort(binds, (size_t)(end - binds), sizeof *binds, in_order);
+    for (struct bind *one = binds; one < end; one++) {
+        if (real_path(one->target, real) < 0)
+            return fail("MOUNTPOINT", one->target);
+        /* Two targets may be one path, by symbolic links. */
+        for (const struct bind *before = binds; before < one; before++)
+            if (!strcmp(before->place, real)) {
+                (void)snprintf(both, sizeof both, "%s\n%s", before->target, one->target);
+                return fail_with("TWICE", EBUSY, both);
+            }
+        if (!(one->place = strdup(real)))
+            return fail("PROCESS", "");
+        if (mount_attach(one->mount, one->target) < 0)
+            return -1;
+    }
     return 0;
 }

@@ -204,15 +204,15 @@ static const char *check_record(struct plan *plan, int *section, const struct re
 /* Check the header. Returns NULL, or what is wrong. */
 static const char *check_header(struct cursor *cursor, size_t size)
 {
-    char magic[sizeof MAGIC];
-    uint32_t version, said;
-    if (!take(cursor, magic, sizeof magic) || memcmp(magic, MAGIC, sizeof magic))
+    struct {
+        char magic[sizeof MAGIC];
+        uint32_t version, size;
+    } header;
+    if (!take(cursor, &header, sizeof header) || memcmp(header.magic, MAGIC, sizeof MAGIC))
         return "it does not begin as a plan";
-    if (!take(cursor, &version, sizeof version) || version != PLAN_VERSION)
+    if (header.version != PLAN_VERSION)
         return "its version is another one";
-    if (!take(cursor, &said, sizeof said) || said != size)
-        return "its size is another one";
-    return NULL;
+    return header.size == size ? NULL : "its size is another one";
 }
 
 static int refuse(const char **refusal, const char *form, ...)

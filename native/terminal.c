@@ -79,12 +79,6 @@ static void restore_mode(void)
     terminal.raw = false;
 }
 
-static bool is_same_mode(const struct termios *one, const struct termios *other)
-{
-    return one->c_iflag == other->c_iflag && one->c_oflag == other->c_oflag &&
-           one->c_cflag == other->c_cflag && one->c_lflag == other->c_lflag;
-}
-
 /* Wait until the monitor ends, then restore the mode unless another process has set one. Outside of
  * the terminal's session nothing stops this process (tty_check_change() in drivers/tty). */
 static _Noreturn void guard(int monitor)
@@ -97,7 +91,8 @@ static _Noreturn void guard(int monitor)
     close_all_but(kept, sizeof kept / sizeof *kept);
     while (poll(&watched, 1, -1) < 0 && errno == EINTR)
         continue;
-    if (tcgetattr(STDIN_FILENO, &found) == 0 && is_same_mode(&found, &terminal.wanted))
+    if (tcgetattr(STDIN_FILENO, &found) == 0 &&
+        !memcmp(&found, &terminal.wanted, offsetof(struct termios, c_line)))
         (void)tcsetattr(STDIN_FILENO, TCSANOW, &terminal.before);
     _exit(0);
 }
