@@ -2,7 +2,7 @@
 #ifndef OVERLAYKIT_INODE_H
 #define OVERLAYKIT_INODE_H
 
-#include <linux/fuse.h>
+#include "protocol.h"
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>

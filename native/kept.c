@@ -30,7 +30,6 @@
 
 #define REGION_BYTES (1ULL << 36) /* of addresses: memory is taken as it is used */
 #define GRAIN_BYTES 64
-#define RESENT (1ULL << 63) /* linux/fuse.h: FUSE_UNIQUE_RESEND (Linux 6.9) */
 
 enum {
     SMALL_CLASSES = 17, /* up to 1 KiB; from then on powers of 2 */
@@ -255,7 +254,7 @@ bool kept_begin(const struct fuse_in_header *header)
 {
     uint64_t unique = header->unique;
     struct begun *begun = begun_of(unique);
-    plane.resent = (unique & RESENT) != 0;
+    plane.resent = (unique & FUSE_UNIQUE_RESEND) != 0;
     plane.requests++;
     /* Those without a reply; an INTERRUPT has the number of the request that it is about. */
     if (header->opcode == FUSE_INTERRUPT || header->opcode == FUSE_FORGET ||
@@ -263,10 +262,10 @@ bool kept_begin(const struct fuse_in_header *header)
         return true;
     if (!plane.resent)
         plane.renaming.above *= plane.renaming.under_way;
-    if (!plane.resent || begun->unique != (unique & ~RESENT)) {
+    if (!plane.resent || begun->unique != (unique & ~FUSE_UNIQUE_RESEND)) {
         begun->blame = 0;
         STORED();
-        begun->unique = unique & ~RESENT;
+        begun->unique = unique & ~FUSE_UNIQUE_RESEND;
     }
     begun->blame += plane.resent ? plane.blame : 0;
     return begun->blame < MOST_BLAME;
@@ -277,7 +276,7 @@ bool kept_begin(const struct fuse_in_header *header)
  * large file, are under way for as long as a daemon lives. */
 static void blame(bool crashed)
 {
-    uint64_t last = plane.reading.unique & ~RESENT;
+    uint64_t last = plane.reading.unique & ~FUSE_UNIQUE_RESEND;
     plane.blame = crashed ? CRASHES : 0;
     if (!crashed && begun_of(last)->unique == last)
         begun_of(last)->blame++;

@@ -5,6 +5,7 @@
 #include "native.h"
 
 #include "names.h"
+#include "protocol.h"
 
 #include <linux/fs.h>
 #include <linux/if_tun.h>

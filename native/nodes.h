@@ -4,11 +4,11 @@
 
 #include "names.h"
 #include "native.h"
+#include "plane.h"
+#include "protocol.h"
 
-#include <linux/fuse.h>
-
-#define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
-#define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
+#define BLOCK_BYTES (MOST_WRITTEN + (1 << 13)) /* more than the longest request, a WRITE */
+#define INODE_LIMIT (1ULL << 48)               /* overlay/numbering.py */
 #define AUFS_PREFIX ".wh."
 
 enum {

@@ -25,7 +25,9 @@
  * handle of it then, opened for the first request that needs it and closed when it is forgotten.
  *
  * All of it runs in the thread that runs Python, while that waits for a request (run). So nothing
- * is locked, and nothing changes under Python's feet.
+ * is locked, and nothing changes under Python's feet. A thread of its own that reads, and hands to
+ * Python what is left to it, was measured: programs in parallel on granted files were as fast (0.97
+ * to 1.08 of the time), requests that Python answers took 1.6 to 1.9 times as long.
  */
 #include "plane.h"
 
@@ -1657,8 +1659,11 @@ static bool run(int tasks, int wait, bool polls)
     }
 }
 
+static bool is_received; /* a request, by libfuse */
+
 bool plane_receive(struct fuse_buf *buffer, int *result)
 {
+    is_received = true;
     if (!plane.block || plane.ended)
         return false;
     *result = plane.pending ? (int)plane.pending : -EINTR;
@@ -1710,6 +1715,7 @@ PyObject *py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     started = true;
     if (!plane.block) {
         plane.block = kept_block();
+        plane.pending = session_init(plane.block);
         plane.reply = grown(NULL, BLOCK_BYTES);
         if (!plane.ids)
             grow_table();
@@ -1724,6 +1730,12 @@ PyObject *py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "iiip", &device, &tasks, &milliseconds, &polls))
         return NULL;
     plane.device = device;
+    static bool is_offered;
+    if (plane.pending && is_offered && !is_received) {
+        PyErr_SetString(PyExc_OSError, "pyfuse3 is linked so that libfuse cannot be interposed");
+        return NULL;
+    }
+    is_offered = plane.pending;
     if (plane.pending || plane.ended)
         Py_RETURN_FALSE;
     Py_BEGIN_ALLOW_THREADS;
@@ -2220,8 +2232,8 @@ PyObject *py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args)
     size_t before = opcode == FUSE_CREATE  ? sizeof(struct fuse_create_in)
                     : opcode == FUSE_MKDIR ? sizeof(struct fuse_mkdir_in)
                                            : 0;
-    return Py_BuildValue("KIIIy", (unsigned long long)node->id, ++node->asked_of_python, opcode,
-                         header->pid, lists ? "" : (const char *)listing + before);
+    return Py_BuildValue("KIiiIy", (unsigned long long)node->id, ++node->asked_of_python, lists,
+                         makes, header->pid, lists ? "" : (const char *)listing + before);
 }
 
 PyObject *py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))

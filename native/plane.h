@@ -5,7 +5,7 @@
 #define FUSE_USE_VERSION 31
 #include <fuse3/fuse_lowlevel.h>
 
-#include <linux/fuse.h>
+#include "protocol.h"
 #include <stdbool.h>
 
 /* Put the request that Python is to answer into the buffer, as fuse_session_receive_buf. Returns
@@ -16,6 +16,11 @@ __attribute__((visibility("default"))) bool plane_receive(struct fuse_buf *buffe
 /* Fill in a reply's entry: a node with the attributes `st`, for as long as the mount has it. */
 void plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation,
                       const struct stat *st);
+
+#define MOST_WRITTEN (1 << 20) /* by one request */
+
+/* Copy the INIT, which is answered, for libfuse. Returns its size; 0: there was none. */
+size_t session_init(char *block);
 
 /* The size of the part of a SETXATTR before the name: session.c. */
 size_t setxattr_bytes(void);

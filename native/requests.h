@@ -2,7 +2,7 @@
 #ifndef OVERLAYKIT_REQUESTS_H
 #define OVERLAYKIT_REQUESTS_H
 
-#include <linux/fuse.h>
+#include "protocol.h"
 #include <stdbool.h>
 #include <stddef.h>
 

@@ -1,8 +1,11 @@
-/* Adapts the libfuse session that pyfuse3 makes: two symbols of libfuse, interposed in front of its
+/* Adapts the libfuse session that pyfuse3 makes: symbols of libfuse, interposed in front of its
  * own.
  *
- * Requests are read by the data plane, after INIT, and changed where neither libfuse nor pyfuse3
- * passes on what they say:
+ * INIT is answered here: pyfuse3 asks for few features of the kernel. libfuse gets it all the same,
+ * and the kernel refuses its reply to what is answered (ENOENT).
+ *
+ * Requests are read by the data plane, and changed where neither libfuse nor pyfuse3 passes on what
+ * they say:
  *
  * - The file handle of READDIR, READDIRPLUS and FSYNCDIR becomes the nodeid. It is 0, since OPENDIR
  *   is answered with ENOSYS once: the kernel then opens and closes directories without a request,
@@ -33,14 +36,33 @@
 #include "plane.h"
 
 #include <dlfcn.h>
-#include <linux/fuse.h>
+#include "protocol.h"
 #include <stddef.h>
 
-#ifndef FOPEN_PASSTHROUGH
-#define FOPEN_PASSTHROUGH (1 << 7) /* Linux 6.9 */
-#endif
+/* What INIT asks for, of what the kernel offers. Not among it:
+ * - FUSE_ATOMIC_O_TRUNC: the kernel truncates its cache once more after such an open.
+ * - FUSE_ASYNC_DIO: the kernel then keeps pages that were read during the write
+ *   (generic_file_direct_write drops them after a synchronous write only). */
+#define WANTED                                                                                     \
+    (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_AUTO_INVAL_DATA |                   \
+     FUSE_DO_READDIRPLUS | FUSE_CACHE_SYMLINKS |                                                   \
+     FUSE_DONT_MASK |          /* a default ACL replaces the umask (acl(5)) */                     \
+     FUSE_READDIRPLUS_AUTO |   /* names only, except where attributes are of use */                \
+     FUSE_WRITEBACK_CACHE |    /* excluded by passthrough */                                       \
+     FUSE_HANDLE_KILLPRIV_V2 | /* no question for a capability before each write */                \
+     FUSE_SETXATTR_EXT |       /* says whether an ACL clears the set-group-ID bit */               \
+     FUSE_NO_EXPORT_SUPPORT)   /* a nodeid means nothing once the kernel has forgotten it */
 
-static bool is_adapted, setxattr_is_extended;
+/* The first version with room in one READDIRPLUS for what the program's buffer holds (Linux 6.16).
+ * Before, that is 25 entries: where a program reads all names before it looks at the files, the
+ * rest of a small directory would take a lookup each. */
+#define MINOR_WITH_ROOM 44
+
+static bool setxattr_is_extended;
+static struct {
+    _Alignas(uint64_t) char request[FUSE_MIN_READ_BUFFER];
+    size_t size;
+} init; /* for libfuse */
 
 /* A function of the loaded libfuse, not the one of the same name here. Returns NULL if there is
  * none. */
@@ -64,6 +86,12 @@ static void *libfuse_function(const char *name)
 size_t setxattr_bytes(void)
 {
     return setxattr_is_extended ? sizeof(struct fuse_setxattr_in) : FUSE_COMPAT_SETXATTR_IN_SIZE;
+}
+
+size_t session_init(char *block)
+{
+    memcpy(block, init.request, init.size);
+    return init.size;
 }
 
 /* Change a request of `size` bytes, which is well formed. */
@@ -101,7 +129,6 @@ static void adapt(struct fuse_in_header *header, size_t size)
 INTERPOSED int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
 {
     int result;
-    is_adapted = true;
     if (plane_receive(buffer, &result)) {
         if (result > 0)
             adapt(buffer->mem, (size_t)result);
@@ -112,26 +139,21 @@ INTERPOSED int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf
     return result == -EAGAIN ? -EINTR : result;
 }
 
-static size_t add_plain(fuse_req_t request, char *buffer, size_t size, const char *name,
-                        const struct stat *st, off_t offset)
-{
-    NEXT(fuse_add_direntry);
-    return next(request, buffer, size, name, st, offset);
-}
-
 INTERPOSED size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size,
                                          const char *name, const struct fuse_entry_param *entry,
                                          off_t offset)
 {
-    NEXT(fuse_add_direntry_plus);
     struct fuse_entry_param named = *entry;
     if (entry->generation == NAME_ONLY || entry->generation == PLAIN_ENTRY) {
         named.ino = named.generation = 0;
         if (named.attr.st_ino == 0)
             named.attr.st_ino = UNKNOWN_INODE;
     }
-    if (entry->generation == PLAIN_ENTRY)
-        return add_plain(request, buffer, size, name, &named.attr, offset);
+    if (entry->generation == PLAIN_ENTRY) {
+        NEXT(fuse_add_direntry);
+        return next(request, buffer, size, name, &named.attr, offset);
+    }
+    NEXT(fuse_add_direntry_plus);
     return next(request, buffer, size, name, &named, offset);
 }
 
@@ -180,7 +202,7 @@ PyObject *py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args
 {
     Dl_info own;
     /* Symbols here then precede those of libraries loaded later. */
-    if (dladdr(&is_adapted, &own) == 0 || own.dli_fname == NULL ||
+    if (dladdr(&setxattr_is_extended, &own) == 0 || own.dli_fname == NULL ||
         dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL) {
         PyErr_SetString(PyExc_OSError, "the extension cannot be found among the libraries");
         return NULL;
@@ -188,13 +210,47 @@ PyObject *py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args
     Py_RETURN_NONE;
 }
 
-PyObject *py_is_session_adapted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+PyObject *py_begin_session(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    return PyBool_FromLong(is_adapted);
-}
-
-PyObject *py_enable_setxattr_ext(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
-{
-    setxattr_is_extended = true;
-    Py_RETURN_NONE;
+    int device, acl, passes_through;
+    if (!PyArg_ParseTuple(args, "ipp", &device, &acl, &passes_through))
+        return NULL;
+    struct fuse_in_header *header = (void *)init.request;
+    struct fuse_init_in *in = (void *)(header + 1);
+    memset(&init, 0, sizeof init);
+    ssize_t size = read(device, init.request, sizeof init.request);
+    if (size >= 0 && (size < (ssize_t)(sizeof *header + offsetof(struct fuse_init_in, flags2)) ||
+                      header->opcode != FUSE_INIT)) {
+        errno = EPROTO;
+        size = -1;
+    }
+    if (size < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    init.size = (size_t)size;
+    uint64_t offered = in->flags | (in->flags & FUSE_INIT_EXT ? (uint64_t)in->flags2 << 32 : 0);
+    uint64_t flags = offered & (WANTED | (acl ? FUSE_POSIX_ACL : 0));
+    if (in->minor < MINOR_WITH_ROOM)
+        flags &= ~(uint64_t)FUSE_READDIRPLUS_AUTO;
+    if (passes_through && offered & FUSE_PASSTHROUGH)
+        flags = (flags & ~(uint64_t)FUSE_WRITEBACK_CACHE) | FUSE_PASSTHROUGH;
+    if (flags >> 32)
+        flags |= FUSE_INIT_EXT;
+    setxattr_is_extended = flags & FUSE_SETXATTR_EXT;
+    struct {
+        struct fuse_out_header header;
+        struct fuse_init_out init;
+    } out = {{.len = sizeof out, .unique = header->unique},
+             {.major = FUSE_KERNEL_VERSION,
+              .minor = FUSE_KERNEL_MINOR_VERSION,
+              .max_readahead = in->max_readahead,
+              .flags = (uint32_t)flags,
+              .flags2 = (uint32_t)(flags >> 32),
+              .max_write = MOST_WRITTEN,
+              .time_gran = 1,
+              .max_pages = (uint16_t)(MOST_WRITTEN / sysconf(_SC_PAGESIZE))}};
+    if (flags & FUSE_PASSTHROUGH) /* of file systems that are not stacked themselves */
+        memcpy((char *)&out.init + STACK_DEPTH_OFFSET, &(uint32_t){1}, sizeof(uint32_t));
+    if (write(device, &out, sizeof out) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromUnsignedLongLong(flags);
 }

@@ -30,6 +30,14 @@ AT_EMPTY_PATH: Final[int]
 AT_RECURSIVE: Final[int]
 AT_SYMLINK_NOFOLLOW: Final[int]
 
+FUSE_DEV_IOC_BACKING_CLOSE: Final[int]
+FUSE_DEV_IOC_BACKING_OPEN: Final[int]
+FUSE_NOTIFY_RESEND: Final[int]
+FUSE_NO_EXPORT_SUPPORT: Final[int]
+FUSE_OPEN: Final[int]
+FUSE_PASSTHROUGH: Final[int]
+FUSE_UNLINK: Final[int]
+
 CLONE_NEWCGROUP: Final[int]
 CLONE_NEWIPC: Final[int]
 CLONE_NEWNET: Final[int]
@@ -195,14 +203,12 @@ def signalfd4(fd: int, mask: int, flags: int, /) -> int:
 
 # Of pyfuse3's session (native/session.c)
 
-def is_session_adapted() -> bool:
-    """Whether pyfuse3 has received a request through the interposed symbols: its descriptor may be non-blocking."""
+def begin_session(device: int, acl: bool, passes_through: bool, /) -> int:
+    """Read and answer INIT. libfuse gets it as the first request of the data plane, and its reply is refused.
 
-def enable_setxattr_ext() -> None:
-    """Read SETXATTR requests as extended ones, after FUSE_SETXATTR_EXT is negotiated in an adapted session.
-
-    The pid of the request's context then says whether setting an ACL clears the set-group-ID bit
-    (FUSE_SETXATTR_ACL_KILL_SGID; linux/fuse.h; Linux 5.13).
+    `acl`: files have ACLs. `passes_through`: the kernel may read and write files itself, without its writeback
+    cache.
+    Returns: the flags agreed on. Raises: OSError.
     """
 
 def adapt_session() -> None:
@@ -378,10 +384,11 @@ def plane_resolve(
     Returns: whether it is granted.
     """
 
-def plane_wanted() -> tuple[int, int, int, int, bytes] | None:
+def plane_wanted() -> tuple[int, int, int, int, int, bytes] | None:
     """The nodeid of a directory of Python's that the pending request looks a name up in, lists or makes one in.
 
-    Also: how many times it was asked for, the request's opcode, the caller's process, and the name (empty to list).
+    Also: how many times it was asked for, whether the request lists, whether it makes a name, the caller's process,
+    and the name (empty to list).
     None for any other request, for a directory whose names the plane knows, and for one where it makes names.
     """
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
+from overlaykit import _native
 from overlaykit.fuse import patches
 
 if TYPE_CHECKING:
@@ -18,40 +19,30 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """A session that is not open yet."""
+    """A session that is not open yet.
+
+    `device`: the descriptor of /dev/fuse once it is open. `passes_through`: whether the kernel reads and writes files
+    itself, known once INIT is answered.
+    """
 
     def __init__(self, operations: Operations, poller: Poller) -> None:
         patches.replace_trio(pyfuse3, poller)
         self._operations = operations
-        self._handshake: patches.Handshake | None = None
+        self.device = -1
         self.passes_through = False
 
     def open(self, device: int) -> None:
         """Open the session on a descriptor of /dev/fuse, which is taken over: libfuse accepts it as /dev/fd/N."""
-        self._handshake = patches.Handshake(device)
-        pyfuse3.init(self._operations, f"/dev/fd/{self._handshake.fd}", set())
+        self.device = device
+        pyfuse3.init(self._operations, f"/dev/fd/{device}", set())
 
-    @property
-    def device(self) -> int:
-        """The descriptor of /dev/fuse. Requires: INIT is answered."""
-        assert self._handshake is not None
-        return self._handshake.fd
-
-    async def negotiate(self, *, wants_passthrough: bool) -> bool:
-        """Answer INIT. Requires: the session is open.
-
-        Returns: whether the data plane may read the requests. Ensures: `passes_through` says whether passthrough was
-        agreed on.
-        """
-        assert self._handshake is not None
-        self.passes_through = await self._handshake.complete(
-            pyfuse3.main, wants_passthrough=wants_passthrough
-        )
-        if not patches.is_libfuse_interposed():
-            return False
+    def negotiate(self, *, wants_passthrough: bool) -> None:
+        """Answer INIT. Requires: the session is open. Raises: OSError."""
+        acl = self._operations.enable_acl
+        agreed = _native.begin_session(self.device, acl, wants_passthrough)
+        self.passes_through = bool(agreed & _native.FUSE_PASSTHROUGH)
         # The plane reads until there is no request.
-        os.set_blocking(self._handshake.fd, False)
-        return True
+        os.set_blocking(self.device, False)
 
     async def serve(self) -> None:
         """Answer requests until the mount is gone, or `terminate`. Raises ConnectionAbortedError (in a group)."""

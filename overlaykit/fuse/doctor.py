@@ -7,7 +7,7 @@ import platform
 import shutil
 from typing import Final
 
-from overlaykit import privilege
+from overlaykit import _native, privilege
 from overlaykit.errors import Error
 from overlaykit.fuse.kernel_version import version_of
 from overlaykit.fuse.mount import DEVICE, HELPER, create, open_device
@@ -57,13 +57,13 @@ def offers_no_handles() -> bool:
 
     Requires: CAP_SYS_ADMIN in the user namespace of this process's mount namespace.
     """
-    from overlaykit.fuse.patches import NO_EXPORT_SUPPORT, offered_by
-
     device = open_device()
     try:
         mount = create(device, "probe", MountFlags(), read_only=True)
         try:
-            return bool(offered_by(device) & NO_EXPORT_SUPPORT)
+            return bool(
+                _native.begin_session(device, False, False) & _native.FUSE_NO_EXPORT_SUPPORT
+            )
         finally:
             os.close(mount)
     finally:

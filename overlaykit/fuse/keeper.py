@@ -40,9 +40,6 @@ _BLOCKED: Final = (*FORWARDED, _BEGUN, signal.SIGCHLD)
 _NOTIFICATION: Final = struct.Struct("=IiQ")
 """struct fuse_out_header: length, code, and 0."""
 
-_RESEND: Final = 7
-"""include/uapi/linux/fuse.h: FUSE_NOTIFY_RESEND."""
-
 _MOST_VAIN_DAEMONS: Final = 20
 """That end in succession, soon after they have begun, without having read a request: no further one would serve."""
 
@@ -127,7 +124,7 @@ def let_signals_arrive() -> None:
 def resend(device: int) -> None:
     """Have the kernel send again what the killed daemon has not answered. Before Linux 6.9 that fails with EIO."""
     try:
-        os.write(device, _NOTIFICATION.pack(_NOTIFICATION.size, _RESEND, 0))
+        os.write(device, _NOTIFICATION.pack(_NOTIFICATION.size, _native.FUSE_NOTIFY_RESEND, 0))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -159,7 +159,7 @@ class Operations(pyfuse3.Operations):
         self._plain_entry = patches.mark_plain(pyfuse3.EntryAttributes())
 
     def begin_plane(self, *, is_kept: bool, is_live: bool) -> None:
-        """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT.
+        """Let the data plane read the requests. Requires: no request yet but INIT.
 
         `is_kept`: another daemon takes over if this one is killed. `is_live`: others may change a lower.
         """
@@ -182,7 +182,7 @@ class Operations(pyfuse3.Operations):
         self.clock.add(name, nanoseconds)
 
     def begin_passthrough(self, device: int) -> None:
-        """Let the kernel read and write files itself. Requires: an interposed libfuse, and that it takes files."""
+        """Let the kernel read and write files itself. Requires: it takes files."""
         self._passthrough = Passthrough(device, self.filesystem)
 
     def begin_trace(self) -> Trace:
@@ -607,12 +607,7 @@ class Operations(pyfuse3.Operations):
 
     # Directories
 
-    # The file handle of a directory is its nodeid: the kernel sends no OPENDIR and RELEASEDIR if libfuse is interposed
-    # (`patches`), and `opendir` returns the nodeid otherwise.
-
-    @_request
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return inode
+    # The file handle of a directory is its nodeid: the kernel sends no OPENDIR and RELEASEDIR (`patches`).
 
     @_request
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -681,11 +676,7 @@ class Operations(pyfuse3.Operations):
 
         A program that looks up most of the names that it has read gets the rest with attributes.
         """
-        if (
-            len(listing.entries) <= _WIDE_ENTRIES
-            or listing.outdated
-            or not patches.is_libfuse_interposed()
-        ):
+        if len(listing.entries) <= _WIDE_ENTRIES or listing.outdated:
             return False
         return 2 * len(directory.children) <= max(start, _WIDE_ENTRIES)
 
@@ -703,10 +694,6 @@ class Operations(pyfuse3.Operations):
             attributes = patches.mark_name_only(pyfuse3.EntryAttributes())
             attributes.st_mode = entry[1]
             return None, attributes
-
-    @_request
-    async def releasedir(self, fh: FileHandleT) -> None:
-        pass
 
     def _changed(self, *directories: Directory) -> None:
         """After a change of names: most programs that make one make more, so the plane may. Syncs as `_sync_names`."""

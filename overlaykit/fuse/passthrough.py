@@ -16,18 +16,15 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import effective, privilege
+from overlaykit import _native, effective, privilege
 from overlaykit.errors import Error
 
 if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountOptions
     from overlaykit.overlay.filesystem import Filesystem
 
-_OPEN: Final = 0x4010E501
-"""FUSE_DEV_IOC_BACKING_OPEN, of a struct fuse_backing_map."""
-_CLOSE: Final = 0x4004E502
-"""FUSE_DEV_IOC_BACKING_CLOSE, of a number."""
 _MAP: Final = struct.Struct("=iIQ")
+"""struct fuse_backing_map."""
 _NUMBER: Final = struct.Struct("=I")
 _MOST: Final = 1 << 28
 _LAST_HANDLE: Final = (1 << 32) - 1
@@ -129,9 +126,11 @@ class Passthrough:
 def _register(device: int, fd: int) -> int:
     with effective.without(privilege.CAP_FSETID):
         # With a buffer that can be written to, the result is the system call's.
-        number: int = fcntl.ioctl(device, _OPEN, bytearray(_MAP.pack(fd, 0, 0)))
+        number: int = fcntl.ioctl(
+            device, _native.FUSE_DEV_IOC_BACKING_OPEN, bytearray(_MAP.pack(fd, 0, 0))
+        )
     return number
 
 
 def _unregister(device: int, number: int) -> None:
-    fcntl.ioctl(device, _CLOSE, _NUMBER.pack(number))
+    fcntl.ioctl(device, _native.FUSE_DEV_IOC_BACKING_CLOSE, _NUMBER.pack(number))

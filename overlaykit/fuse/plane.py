@@ -49,11 +49,6 @@ _NAMES_FOR_A_REQUEST: Final = 64
 a directory's names are read if they are no more than this for each: which takes no longer than the requests did."""
 _MOST_RESOLVED: Final = 1 << 15
 _FORGOTTEN: Final = struct.Struct("=Qq")
-_LISTING: Final = (28, 44)
-_MAKING: Final = (35, 9, 6)
-_UNLINK: Final = 10
-_OPEN: Final = 14
-"""READDIR and READDIRPLUS; CREATE, MKDIR and SYMLINK; UNLINK; OPEN (include/uapi/linux/fuse.h)."""
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
 _ENTRY_BYTES: Final = 512
@@ -193,9 +188,9 @@ class Plane:
         try:
             if not isinstance(directory, Directory):
                 pass
-            elif opcode == _OPEN:
+            elif opcode == _native.FUSE_OPEN:
                 is_done = self._copy(directory, name, place, nodeid, flags)
-            elif opcode == _UNLINK:
+            elif opcode == _native.FUSE_UNLINK:
                 is_done = self._remove(directory, name, place)
             elif isinstance(new_directory, Directory):
                 is_done = self._rename(directory, name, place, nodeid, new_directory, new_name)
@@ -204,7 +199,7 @@ class Plane:
         except Exception:
             log.exception("a change failed")
         finally:
-            if opcode == _UNLINK and not is_done:
+            if opcode == _native.FUSE_UNLINK and not is_done:
                 _native.plane_take_removal(b"")
             self._filesystem.between_operations()
         if is_done:
@@ -265,16 +260,16 @@ class Plane:
         wanted = _native.plane_wanted() if self._is_on else None
         if wanted is None:
             return False
-        nodeid, times, opcode, pid, name = wanted
+        nodeid, times, lists, makes, pid, name = wanted
         directory = self._filesystem.nodes.by_nodeid.get(nodeid)
         if not isinstance(directory, Directory):
             return False
         try:
-            if opcode in _MAKING:
+            if makes:
                 is_new = self._offer_copied_up(directory, name, pid)
             elif not directory.merged:
                 is_new = self.offer(directory)
-            elif opcode in _LISTING:
+            elif lists:
                 is_new = self._resolve(directory, _MOST_RESOLVED)
             elif _is_power_of_4(times):
                 is_new = self._resolve(directory, min(_NAMES_FOR_A_REQUEST * times, _MOST_RESOLVED))

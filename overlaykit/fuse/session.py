@@ -103,9 +103,7 @@ def run(
             gc.freeze()
             gc.set_threshold(_GARBAGE_OBJECTS)
             wants_passthrough = passthrough.wanted(spec.options)
-            has_plane = trio.run(
-                functools.partial(connection.negotiate, wants_passthrough=wants_passthrough)
-            )
+            connection.negotiate(wants_passthrough=wants_passthrough)
             if connection.passes_through:
                 filesystem.write_through()
                 # The next daemon would not know which files are registered.
@@ -123,14 +121,13 @@ def run(
                 os.close(detached)
                 begin = _nothing
             kept = None
-            if is_kept and has_plane:
+            if is_kept:
                 filesystem.release_descriptors()
                 kept = _Kept(os.getpid(), takes_over=keeper.keep(begin, rest))
                 begin = functools.partial(keeper.begin, kept.keeper)
                 parent.has_begun = True
-            if has_plane:
-                is_live = any(layer.recursive for layer in spec.layers)
-                operations.begin_plane(is_kept=kept is not None, is_live=is_live)
+            is_live = any(layer.recursive for layer in spec.layers)
+            operations.begin_plane(is_kept=kept is not None, is_live=is_live)
             if kept is not None and kept.takes_over:
                 operations.take_over(connection.device)
             if passes:

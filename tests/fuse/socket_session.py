@@ -5,13 +5,12 @@ The process at the other end sends the requests of a kernel, each a message, and
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 
 import trio
 
-from overlaykit.fuse import daemon_process, patches
+from overlaykit.fuse import daemon_process
 from overlaykit.fuse.spec import MountOptions
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.opened import OpenedLayer
@@ -41,8 +40,7 @@ def main(device: int, upper: str, work: str, *lowers: str) -> None:
     operations = Operations(filesystem, options, poller)
     connection = Connection(operations, poller)
     connection.open(device)
-    trio.run(functools.partial(connection.negotiate, wants_passthrough=False))
-    assert patches.is_libfuse_interposed()
+    connection.negotiate(wants_passthrough=False)
     operations.begin_plane(is_kept=False, is_live=False)
     trio.run(connection.serve)
 

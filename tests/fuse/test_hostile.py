@@ -64,6 +64,9 @@ class Kernel:
     def initialize(self) -> None:
         reply = self.ask(INIT, 0, struct.pack("=IIII", 7, 36, 1 << 20, OFFERED) + bytes(48))
         assert reply[0] == 0
+        # libfuse's own reply: the kernel would refuse it.
+        assert self.receive(PATIENCE_SECONDS) is not None
+        self.replies.clear()
 
     def send(self, opcode: int, nodeid: int, body: bytes, size: int | None = None) -> int:
         """Send a request. `size`: that it says to have. Returns: its number."""

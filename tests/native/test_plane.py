@@ -1247,7 +1247,10 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         ((LOOKUP, b"f\0"), (READDIRPLUS, listing), (READDIR, listing)), start=1
     ):
         hold(opcode, body)
-        assert _native.plane_wanted() == (ROOT, times, opcode, 0, b"f" * (opcode == LOOKUP))
+        assert _native.plane_wanted() == (
+            *(ROOT, times, opcode != LOOKUP, False, 0),
+            b"f" * (opcode == LOOKUP),
+        )
         assert not _native.plane_retry()
         assert resolve({"f": 0})
         assert _native.plane_retry()
@@ -1301,6 +1304,34 @@ def test_a_directory_whose_names_one_lower_has_is_read_by_the_plane() -> None:
             if os.path.lexists(f"layer/{made}"):
                 os.unlink(f"layer/{made}")
     assert resolve_alone()
+
+
+@sandboxed
+def test_init_is_agreed_on_before_libfuse_gets_it() -> None:
+    dont_mask, writeback, acl, no_handles = 1 << 6, 1 << 16, 1 << 20, 1 << 38
+    all_flags, auto, passthrough, extended = (1 << 64) - 1, 1 << 14, 1 << 37, 1 << 30
+    for minor, flags, with_acl, passes, has, lacks in (
+        (45, all_flags, False, False, dont_mask | writeback | no_handles | auto, acl | passthrough),
+        (45, all_flags, True, True, acl | passthrough, writeback),
+        (43, all_flags, False, False, writeback, auto),
+        (45, all_flags & ~extended, False, True, writeback, passthrough | no_handles),
+    ):
+        wire = Wire()
+        body = struct.pack("=IIIII", 7, minor, 1 << 17, flags & 0xFFFFFFFF, flags >> 32) + bytes(44)
+        wire.ours.send(_HEADER.pack(40 + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body)
+        agreed = _native.begin_session(wire.device.fileno(), with_acl, passes)
+        reply = wire.ours.recv(1 << 12)
+        size, error, unique = _OUT.unpack_from(reply)
+        low, most, high = struct.unpack_from("=12xI4xI8xI", reply, _OUT.size)
+        depth = struct.unpack_from("=I", reply, _OUT.size + 36)[0]
+        assert (size, error, unique, most) == (80, 0, 2, 1 << 20)
+        assert agreed == low | high << 32
+        # ATOMIC_O_TRUNC and ASYNC_DIO lose data.
+        assert (agreed & has, agreed & (lacks | 1 << 3 | 1 << 15)) == (has, 0)
+        assert depth == bool(agreed & passthrough)
+    wire.ours.send(_HEADER.pack(40, GETATTR, 4, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(OSError, match=os.strerror(errno.EPROTO)):
+        _native.begin_session(wire.device.fileno(), False, False)
 
 
 @sandboxed
