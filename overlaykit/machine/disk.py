@@ -60,6 +60,12 @@ def create(path: str, size: int, *, journal: bool) -> None:
         os.close(raw)
 
 
+def has_no_room(file: int) -> bool:
+    """Whether the host's file system has none for another cluster of the disk."""
+    found = os.fstatvfs(file)
+    return found.f_bavail * found.f_frsize < _CLUSTER
+
+
 def size_of(descriptor: int, path: str) -> int:
     """The size that a guest sees of the disk in an open file.
 

@@ -254,6 +254,10 @@ def run(
         said = messages.read().decode(errors="replace")
         if session.end is None and view.root_has_ended():
             view.wait()  # raises
+        if disk.has_no_room(disk_fd):
+            note(
+                "the host's file system with the machine's disk is full: what it wrote may be lost"
+            )
         return guest.status(session.end, said, argv[0], given.cwd, note)
 
 

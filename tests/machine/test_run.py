@@ -92,6 +92,12 @@ def test_an_empty_disk_takes_less_than_a_mebibyte(tmp_path: os.PathLike[str]) ->
     assert os.stat(path).st_blocks * 512 < 1 << 20
 
 
+def test_a_file_system_without_room_for_a_disk_is_seen(tmp_path: os.PathLike[str]) -> None:
+    with open(os.path.join(tmp_path, "disk"), "xb") as file, open("/proc/version", "rb") as full:
+        assert not disk.has_no_room(file.fileno())
+        assert disk.has_no_room(full.fileno())
+
+
 def test_a_disk_is_made_without_room_for_temporary_files(
     tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +241,26 @@ def test_a_full_disk_is_told(kernel: str) -> None:
     status, _, errors = Run(kernel, "--disk", "8m", "--", "sh", "-c", script).end()
     assert status == 4
     assert errors == b"overlaykit: the disk of the machine is full: give it a larger --disk\n"
+
+
+@pytest.mark.long
+def test_a_full_disk_of_the_host_is_told(kernel: str, tmp_path: os.PathLike[str]) -> None:
+    small = os.path.join(tmp_path, "small")
+    os.mkdir(small)
+    script = "dd if=/dev/zero of=/zeros bs=64k count=1000 conv=fsync 2>/dev/null; exit 4"
+    run = [
+        *(sys.executable, "-m", "overlaykit", "run", "--vm", "--kernel", kernel),
+        *("--disk", "200m", "--disk-file", f"{small}/disk", "--", "sh", "-c", script),
+    ]
+    full = f'mount -t tmpfs -o size=16m none {small} && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", full, "sh", *run],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    message = "the host's file system with the machine's disk is full: what it wrote may be lost"
+    assert (done.returncode, done.stderr.decode()) == (4, f"overlaykit: {message}\n")
 
 
 def _await(ends: list[int]) -> None:
