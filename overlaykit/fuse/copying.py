@@ -39,11 +39,11 @@ class Copying:
     changes that file. The event is set when that task is done.
     """
 
-    def __init__(self, filesystem: Filesystem, poller: Poller, *, volatile: bool) -> None:
+    def __init__(self, filesystem: Filesystem, poller: Poller) -> None:
         self._filesystem = filesystem
         self._poller = poller
-        self._inline_bytes = _INLINE_BYTES if volatile else _INLINE_SYNCED_BYTES
-        self._volatile = volatile
+        syncs = filesystem.tree.writable and filesystem.copyup.syncs
+        self._inline_bytes = _INLINE_SYNCED_BYTES if syncs else _INLINE_BYTES
         self._is_quick = True
         self._in_thread: dict[int, trio.Event] = {}
         # Each copy has two descriptors open.
@@ -155,5 +155,5 @@ class Copying:
     def _transfer(self, copy: Copy) -> None:
         began = time.monotonic()
         copy.transfer()
-        if copy.size and copy.size <= self._inline_bytes and not self._volatile:
+        if copy.size and copy.size <= self._inline_bytes and self._filesystem.copyup.syncs:
             self._is_quick = time.monotonic() - began < _QUICK_SECONDS

@@ -147,7 +147,7 @@ class Operations(pyfuse3.Operations):
         self._timeout = min(
             _NO_TIMEOUT_SECONDS if options.timeout is None else options.timeout, _NO_TIMEOUT_SECONDS
         )
-        self._copying = Copying(filesystem, poller, volatile=options.volatile)
+        self._copying = Copying(filesystem, poller)
         self._options = options
         self._no_open = False
         self._under_way = 0

@@ -299,6 +299,11 @@ class CopyUp:
             origin.type, origin.uuid, origin.handle, _changed_ns(st), _now(), self.programs.name()
         )
 
+    @property
+    def syncs(self) -> bool:
+        """Whether `sync` may have to wait for a disk."""
+        return self._disk is not None
+
     def sync(self, fd: int) -> None:
         """Have copied data on the disk before a name or a marker says so. Raises OSError."""
         if self._disk is not None:

@@ -34,6 +34,8 @@ file
 
 _NO_ATTRIBUTES: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
 _EXT4: Final = 0xEF53
+_OF_MEMORY: Final = frozenset((0x01021994, 0x858458F6))
+"""tmpfs and ramfs (include/uapi/linux/magic.h)."""
 _WRITE_AND_WAIT: Final = 7
 """sync_file_range(2): SYNC_FILE_RANGE_WAIT_BEFORE, WRITE and WAIT_AFTER, after which an error is reported."""
 _ELSEWHERE: Final = "put it on another file system"
@@ -56,7 +58,7 @@ class Disk(Record, kw_only=True):
     `rename_whiteout`, `rename_exchange`: renameat2(2) has these flags. `hard_links`: link(2) works.
     `stat_after_unlink`: fstat(2) works for an open file without a name. `file_kinds`: listings give the kinds of files
     (d_type). `file_handles`: name_to_handle_at(2) works. `folds_case`: `a` and `A` are one name.
-    `orders_data`: see `sync`.
+    `orders_data`: see `sync`. `is_memory`: nothing on it outlives a crash.
     """
 
     prefix: bytes | None
@@ -71,6 +73,7 @@ class Disk(Record, kw_only=True):
     file_handles: bool
     folds_case: bool
     orders_data: bool
+    is_memory: bool
 
     def sync(self, fd: int) -> None:
         """Have the data of a file outlive a crash if a later change of names or attributes does.
@@ -166,6 +169,7 @@ class _Probe:
             folds_case=attributes.stat_or_none(self._fd, b"A") is not None,
             stat_after_unlink=self._does(self._stat_unlinked),
             orders_data=self._does(self._order_data),
+            is_memory=attributes.file_system_of(self._fd) in _OF_MEMORY,
         )
 
     @staticmethod

@@ -154,7 +154,7 @@ def assemble(
             owners,
             layers[1:],
             metacopies,
-            disk=None if options.volatile else prepared.disk,
+            disk=None if options.volatile or prepared.disk.is_memory else prepared.disk,
             index=options.index and markers.attributes and prepared.disk.hard_links,
             metacopy=options.metacopy
             and redirects

@@ -18,6 +18,7 @@ from overlaykit.fuse import copying
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.poller import Poller
 from overlaykit.fuse.spec import MountOptions
+from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.filesystem import Filesystem
 
 Tasks = AsyncIterator[trio.Nursery]
@@ -121,11 +122,13 @@ class Stalled:
 
 def stalled_copies(monkeypatch: pytest.MonkeyPatch) -> Stalled:
     """Copy-ups that stall in their threads, where also those of small files run."""
-    monkeypatch.setattr(copying, "_INLINE_SYNCED_BYTES", -1)
+    for bound in ("_INLINE_SYNCED_BYTES", "_INLINE_BYTES"):
+        monkeypatch.setattr(copying, bound, -1)
     return Stalled(monkeypatch, inodes, "copy")
 
 
 def stalled_syncs(monkeypatch: pytest.MonkeyPatch, filesystem: Filesystem) -> Stalled:
     """Copy-ups of small files that stall in their syncs, once the first one has been found to be slow."""
     monkeypatch.setattr(copying, "_QUICK_SECONDS", -1)
+    monkeypatch.setattr(CopyUp, "syncs", True)  # the tests may run in memory
     return Stalled(monkeypatch, filesystem.copyup, "sync")

@@ -283,6 +283,21 @@ def test_reading_continues_when_the_disk_becomes_read_only(stack: Stack) -> None
         assert view.read("f") == b"z"
 
 
+def test_a_copy_to_memory_waits_for_no_sync(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it outlives a crash. On a loaded machine the call alone may take long enough to seem a slow disk."""
+    stack.add({"f": File(b"x"), "g": File(b"y" * (1 << 20))})
+    with upper_on(stack, b"tmpfs"), stack.bare() as view, monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", None)
+        for name in "fg":
+            view.filesystem.copyup.file(view.file(name))
+            assert view.file(name).has_upper
+        assert not view.filesystem.copyup.syncs
+    with stack.bare() as view:
+        assert view.filesystem.copyup.syncs == (
+            not probe(os.fsencode(stack.directory), user=False).is_memory
+        )
+
+
 def test_a_name_too_long_for_an_aufs_whiteout_cannot_be_removed(stack: Stack) -> None:
     longest = "n" * 255
     stack.add({longest: File(), "d/f": File()})
