@@ -1099,9 +1099,9 @@ static void end_removal(struct node *node, bool removed)
 static bool answer_remove(const struct fuse_in_header *header, struct node *above, const char *name)
 {
     bool is_directory = header->opcode == FUSE_RMDIR;
-    struct node *node =
-        takes_changes(above) && is_plain_name(above, name) ? made(above, name) : NULL;
-    if (!node || S_ISDIR(node->kind) != is_directory || !keep_inode(node))
+    struct node *node = takes_changes(above) ? made(above, name) : NULL;
+    if (!node || S_ISDIR(node->kind) != is_directory || !is_plain_name(above, name) ||
+        !keep_inode(node))
         return false;
     bool removed = unlinkat(fd_in(above, true), name, is_directory ? AT_REMOVEDIR : 0) == 0;
     end_removal(node, removed);
@@ -1131,11 +1131,11 @@ void move(struct node *node, struct node *above, const char *name)
 static bool answer_rename(const struct fuse_in_header *header, struct node *above, const char *name,
                           struct node *onto, const char *new_name, uint32_t flags)
 {
-    if (flags & ~(uint32_t)RENAME_NOREPLACE || !takes_changes(above) || !takes_changes(onto) ||
-        !is_plain_name(above, name) || !is_plain_name(onto, new_name))
+    if (flags & ~(uint32_t)RENAME_NOREPLACE || !takes_changes(above) || !takes_changes(onto))
         return false;
     struct node *node = made(above, name), *target = child(onto, new_name);
-    if (!node || target == node || (node->found_at == PLACE_OF_PYTHON && above != onto))
+    if (!node || target == node || !is_plain_name(above, name) || !is_plain_name(onto, new_name) ||
+        (node->found_at == PLACE_OF_PYTHON && above != onto))
         return false; /* its origin is marked in the directory that it comes to */
     if (target && (flags || made(onto, new_name) != target || S_ISDIR(node->kind) ||
                    S_ISDIR(target->kind) || !keep_inode(target)))
@@ -1301,7 +1301,7 @@ static bool answer_setattr(const struct fuse_in_header *header, struct node *nod
         (S_ISLNK(node->kind) && in->valid & FATTR_MODE) ||
         (!S_ISREG(node->kind) && in->valid & FATTR_SIZE) ||
         (S_ISREG(node->kind) && in->valid & FATTR_MODE && in->mode & SET_IDS) ||
-        !place_of(node, &fd, &name) || !attributes(node, &st))
+        !place_of(node, &fd, &name) || (!is_lost && !attributes(node, &st)))
         return false;
     if (!is_lost && change(node, fd, name, in, &st) < 0) {
         if (errno == EACCES)
@@ -1895,7 +1895,7 @@ PyObject *py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
 struct change {
     struct node *node, *onto;
     const char *new_name;
-    uint32_t flags; /* of OPEN */
+    uint32_t flags; /* of OPEN; of a rename whether the new name is known to be missing */
 };
 
 /* Whether Python has the directory, and names in it may be changed. */
@@ -1930,6 +1930,8 @@ static bool to_change(const struct fuse_in_header *header, struct change *change
         if (!is_changed_by_python(change->onto) || !is_plain(change->new_name) ||
             child(change->onto, change->new_name))
             return false;
+        change->flags =
+            change->onto->names && names_place(change->onto->names, change->new_name) == ABSENT;
     } else
         return false;
     node = change->node;

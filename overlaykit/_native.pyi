@@ -314,7 +314,8 @@ def plane_to_change() -> tuple[int, int, int, bytes, int, int, int, int, bytes] 
 
     And if it lies, and comes to, a directory of the upper, and replaces nothing that the plane knows. That is: its
     opcode, nodeid, nodeid of the directory above, name, place as of `plane_crossings`, flags of open(2), the caller's
-    process, and nodeid of the new directory (0: none) and new name. Nothing crosses to Python yet. A removal is
+    process, and nodeid of the new directory (0: none) and new name. In place of flags a rename has whether the new name
+    is known to be missing. Nothing crosses to Python yet. A removal is
     followed by `plane_take_removal`.
     """
 

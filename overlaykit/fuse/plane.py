@@ -193,7 +193,9 @@ class Plane:
             elif opcode == _native.FUSE_UNLINK:
                 is_done = self._remove(directory, name, place)
             elif isinstance(new_directory, Directory):
-                is_done = self._rename(directory, name, place, nodeid, new_directory, new_name)
+                is_done = self._rename(
+                    directory, name, place, nodeid, new_directory, new_name, is_free=bool(flags)
+                )
         except OSError:  # the other way reports it, or gets round it
             pass
         except Exception:
@@ -234,6 +236,8 @@ class Plane:
         nodeid: int,
         new_directory: Directory,
         new_name: bytes,
+        *,
+        is_free: bool,
     ) -> bool:
         filesystem = self._filesystem
         if filesystem.copyup.metacopy:
@@ -246,7 +250,7 @@ class Plane:
         descriptor = copy.take()
         try:
             return filesystem.renaming.rename_below(
-                directory, name, new_directory, new_name
+                directory, name, new_directory, new_name, is_free=is_free
             ) and _native.plane_take_copy(descriptor, self._changed(copy, nodeid))
         finally:
             _native.plane_end_rename()

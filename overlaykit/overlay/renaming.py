@@ -98,19 +98,25 @@ class Renaming:
         self._replace(node, old_directory, old_name, target, new_directory, new_name)
 
     def rename_below(
-        self, old_directory: Directory, old_name: bytes, new_directory: Directory, new_name: bytes
+        self,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+        *,
+        is_free: bool,
     ) -> bool:
         """Rename a file that a lower has too, and that has no node: it was just copied up.
 
-        Whoever calls it notes for a later daemon that the rename has ended (`Plane.end_rename`).
-        Returns: false if something may have the new name, and nothing is done. Raises OSError, with nothing renamed.
+        `is_free`: as of `rename`. The caller notes for a later daemon that the rename has ended (`Plane.end_rename`).
+        Returns: false if something has the new name, and nothing is done. Raises OSError, with nothing renamed.
         """
         tree = self._tree
         if (
             new_directory.upper is None
             or new_directory.orphaned
             or new_name in new_directory.children
-            or tree.merge.find(new_directory, new_name) is not None
+            or not (is_free or tree.merge.find(new_directory, new_name) is None)
         ):
             return False
         old_dir = tree.writable_directory(old_directory, old_name)

@@ -973,7 +973,7 @@ def test_a_renamed_file_of_a_lower_stays_the_planes() -> None:
     for name, new_name, flags in ((b"f", b"F", None), (b"g", b"G", _native.RENAME_NOREPLACE)):
         nodeid = wire.look_up(ROOT, name) or 0
         opcode = begin_rename(name, new_name, flags)
-        assert _native.plane_to_change() == (opcode, nodeid, ROOT, name, 0, 0, 7, ROOT, new_name)
+        assert _native.plane_to_change() == (opcode, nodeid, ROOT, name, 0, 1, 7, ROOT, new_name)
         for one in (name, new_name):
             _native.plane_revoke(ROOT, True, one)
         _native.plane_begin_rename(ROOT, name, ROOT, new_name, 0, 0)

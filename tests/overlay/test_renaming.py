@@ -292,3 +292,24 @@ def test_a_directory_that_moved_is_forgotten_and_found_again(stack: Stack) -> No
         view.rename("x/b", "b")
         view.forget_everything()
         assert view.read("b/f") == b"f"
+
+
+def test_a_file_that_was_just_copied_up_is_renamed_without_a_look_at_a_missing_name(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.add({name: File(b"lower") for name in "fgh"})
+    with stack.bare() as view:
+        filesystem = view.filesystem
+        view.write("f", b"upper")
+        view.write("g", b"upper")
+        for nodeid in [view.file(name).nodeid for name in "fg"]:
+            filesystem.nodes.evict_if_unused(filesystem.nodes.node(nodeid))
+        rename = filesystem.renaming.rename_below
+        root = filesystem.root
+        assert not rename(root, b"f", root, b"h", is_free=False)
+        assert rename(root, b"f", root, b"F", is_free=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(filesystem.tree.merge, "find", None)
+            assert rename(root, b"g", root, b"G", is_free=True)
+        assert sorted(view.names()) == ["F", "G", "h"]
+        assert (view.read("G"), view.read("h")) == (b"upper", b"lower")
