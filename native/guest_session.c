@@ -235,7 +235,7 @@ int guest_session(struct plan *plan, const struct argument *arguments)
     struct statvfs disk;
     int status = 0;
     output.limit = errors.limit = input.limit = UINT64_MAX;
-    (void)signal(SIGPIPE, SIG_IGN);
+    ignore_signals(MASK(SIGPIPE));
     block_signals(SIG_BLOCK, child);
     int ended = (int)syscall(SYS_signalfd4, -1, &child, sizeof child, SFD_CLOEXEC | SFD_NONBLOCK);
     output.to = open_port(arguments[OUT].bytes, O_WRONLY | O_NONBLOCK);

@@ -114,7 +114,14 @@ uint64_t block_signals(int how, uint64_t mask)
 
 void ignore_signals(uint64_t mask)
 {
+    static uint64_t unknown = ~0ULL,
+                    ignored; /* as the last call, or this process's parent, left it */
+    const uint64_t changed = unknown | (ignored ^ mask);
+    unknown = 0;
+    ignored = mask;
     for (int number = 1; number <= LAST_SIGNAL; number++) {
+        if (!(changed & MASK(number)))
+            continue;
         /* The kernel's struct sigaction, for sigaction(2) leaves out signals of glibc's own, which
          * its posix_spawn(3) ignores. */
         uintptr_t found[4], wanted[4] = {(uintptr_t)(mask & MASK(number) ? SIG_IGN : SIG_DFL)};
