@@ -63,12 +63,13 @@ static int carry_out(struct plan *plan, const struct record *record)
     }
 }
 
-static int carry_out_plan(void)
+int guest_carry_out(int file)
 {
     static struct plan plan;
     const char *refusal;
     struct record record;
-    if (plan_read(&plan, open(PLAN, O_RDONLY | O_CLOEXEC), &refusal) < 0)
+    plan = (struct plan){0}; /* of another command: init's is still there */
+    if (plan_read(&plan, file, &refusal) < 0)
         return fail_with("plan", EINVAL, refusal);
     for (struct cursor cursor = plan.sections[SECTION_INIT]; plan_next(&cursor, &record);)
         if (carry_out(&plan, &record) < 0)
@@ -78,15 +79,13 @@ static int carry_out_plan(void)
 
 int main(void)
 {
-    const char *fields[3];
     if (getpid() != 1)
         return EXIT_FAILURE;
     (void)umask(0);
     /* In the command's session, but not in its process group: an orphaned group ignores SIGTSTP. */
     (void)setsid();
-    if (carry_out_plan() < 0 && failure_fields(fields))
-        (void)printf("failed %s %s %.*s\n", fields[1], fields[0], (int)strcspn(fields[2], "\n"),
-                     fields[2]);
+    if (guest_carry_out(open(PLAN, O_RDONLY | O_CLOEXEC)) < 0)
+        guest_say_failure();
     (void)fflush(stdout);
     (void)kill(-1, SIGKILL); /* all but this process */
     sync();

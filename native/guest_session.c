@@ -7,9 +7,12 @@
  *     size ROWS COLUMNS    of the terminal
  *     end COUNT            standard input has COUNT bytes
  *     quit                 the host has all output: power off
+ *     exec N               run another command, whose ports are those from the number N on
  *
  * To the host:
  *
+ *     hello                           of another command: the bytes of its plan may come, after a
+ *                                     line with their number
  *     ready                           the guest takes lines
  *     exited STATUS OUT ERR           the end, with the bytes of both outputs
  *     killed SIGNAL OUT ERR
@@ -19,7 +22,9 @@
 #include "supervisor.h"
 
 #include <inttypes.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/statvfs.h>
 
@@ -43,7 +48,11 @@ struct stream {
 
 static struct stream input, output, errors;
 static pid_t command;
-static bool has_terminal, quit;
+static bool has_terminal, quit, is_another;
+static struct {
+    char bytes[256];
+    size_t size;
+} lines; /* of the control, not yet obeyed */
 
 /* ---- streams -------------------------------------------------------------------------------- */
 
@@ -99,6 +108,8 @@ static void end_input(void)
 
 /* ---- the control ---------------------------------------------------------------------------- */
 
+static void start_another(int first);
+
 static void obey(const char *line)
 {
     int number = 0;
@@ -113,26 +124,26 @@ static void obey(const char *line)
         input.ended |= input.count >= input.limit;
     else if (!strcmp(line, "quit"))
         quit = true;
+    else if (sscanf(line, "exec %d", &number) == 1 && !is_another)
+        start_another(number);
 }
 
 /* Returns -1 once the host has closed its end. */
 static int read_control(void)
 {
-    static char lines[256];
-    static size_t size;
-    ssize_t count = read(CONTROL, lines + size, sizeof lines - size);
+    ssize_t count = read(CONTROL, lines.bytes + lines.size, sizeof lines.bytes - lines.size);
     if (count <= 0)
         return count < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
-    size += (size_t)count;
-    char *line = lines, *end;
-    while ((end = memchr(line, '\n', size))) {
+    lines.size += (size_t)count;
+    char *line = lines.bytes, *end;
+    while ((end = memchr(line, '\n', lines.size))) {
         *end = '\0';
         obey(line);
-        size -= (size_t)(end + 1 - line);
+        lines.size -= (size_t)(end + 1 - line);
         line = end + 1;
     }
-    memmove(lines, line, size);
-    return size < sizeof lines ? 0 : -1;
+    memmove(lines.bytes, line, lines.size);
+    return lines.size < sizeof lines.bytes ? 0 : -1;
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */
@@ -229,6 +240,14 @@ static int open_port(const char *path, int flags)
     return open(path, flags | O_CLOEXEC | O_NOCTTY);
 }
 
+void guest_say_failure(void)
+{
+    const char *fields[3];
+    if (failure_fields(fields))
+        (void)printf("failed %s %s %.*s\n", fields[1], fields[0], (int)strcspn(fields[2], "\n"),
+                     fields[2]);
+}
+
 int guest_session(struct plan *plan, const struct argument *arguments)
 {
     const uint64_t child = MASK(SIGCHLD);
@@ -250,11 +269,16 @@ int guest_session(struct plan *plan, const struct argument *arguments)
         return -1;
     if (puts("ready") < 0 || fflush(stdout) < 0 || fcntl(CONTROL, F_SETFL, O_NONBLOCK) < 0)
         return fail("session", "control");
-    if (relay(ended, &status) < 0)
+    if (relay(ended, &status) < 0) {
+        if (is_another)
+            (void)kill(-command, SIGKILL);
         return 0;
-    (void)kill(-1, SIGKILL);
-    while (wait(NULL) > 0 || errno == EINTR)
-        ;
+    }
+    if (!is_another) {
+        (void)kill(-1, SIGKILL);
+        while (wait(NULL) > 0 || errno == EINTR)
+            ;
+    }
     drain(&output);
     drain(&errors);
     if (arguments[KEEPS].number)
@@ -269,4 +293,68 @@ int guest_session(struct plan *plan, const struct argument *arguments)
     while (!quit && read_control() == 0)
         ;
     return 0;
+}
+
+/* ---- other commands ------------------------------------------------------------------------- */
+
+static int await_port(const char *path)
+{
+    char events[4096];
+    int watch = inotify_init1(IN_CLOEXEC);
+    if (watch < 0 || inotify_add_watch(watch, "/dev", IN_CREATE) < 0)
+        return -1;
+    while (access(path, F_OK) < 0)
+        if (errno != ENOENT || read(watch, events, sizeof events) < 0)
+            return -1;
+    close(watch);
+    return 0;
+}
+
+/* Read the plan from the control into a file. Returns its descriptor, or -1. */
+static int read_plan(void)
+{
+    char number[16] = "", bytes[4096];
+    for (size_t at = 0; at < sizeof number - 1 && read(CONTROL, number + at, 1) == 1; at++)
+        if (number[at] == '\n')
+            break;
+    int file = memfd_create("plan", MFD_CLOEXEC);
+    for (size_t left = strtoul(number, NULL, 10); left;) {
+        ssize_t count = read(CONTROL, bytes, left < sizeof bytes ? left : sizeof bytes);
+        if (count <= 0 || write(file, bytes, (size_t)count) != count)
+            return -1;
+        left -= (size_t)count;
+    }
+    return file;
+}
+
+/* The ports: standard output, standard error, control, standard input. */
+static _Noreturn void run_another(int first)
+{
+    char control[32], last[32];
+    is_another = true;
+    lines.size = 0;
+    input = output = errors = (struct stream){0};
+    (void)snprintf(control, sizeof control, "/dev/vport0p%d", first + 2);
+    (void)snprintf(last, sizeof last, "/dev/vport0p%d", first + 3);
+    if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0) < 0 || await_port(last) < 0)
+        _exit(EXIT_FAILURE);
+    int opened = open_port(control, O_RDWR);
+    /* The write blocks until the host has connected. */
+    if (opened < 0 || dup2(opened, CONTROL) < 0 || puts("hello") < 0 || fflush(stdout) < 0)
+        _exit(EXIT_FAILURE);
+    close(opened);
+    if (guest_carry_out(read_plan()) < 0) {
+        guest_say_failure();
+        (void)fflush(stdout);
+        (void)fcntl(CONTROL, F_SETFL, 0);
+        while (!quit && read_control() == 0)
+            ;
+    }
+    _exit(EXIT_SUCCESS);
+}
+
+static void start_another(int first)
+{
+    if (fork() == 0)
+        run_another(first);
 }

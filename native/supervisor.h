@@ -136,6 +136,12 @@ int command_execute(struct plan *plan, int messages);
 
 /* ---- guest_session.c ------------------------------------------------------------------------ */
 
+/* guest_init.c: carry out the plan in a file. Returns 0, or -1 with the failure recorded. */
+int guest_carry_out(int file);
+
+/* Say the failure that is recorded, if there is one, on standard output. */
+void guest_say_failure(void);
+
 /* Carry out STEP_GUEST_SESSION. Returns 0 once the host has taken the result. */
 int guest_session(struct plan *plan, const struct argument *arguments);
 

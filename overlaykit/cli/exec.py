@@ -35,16 +35,21 @@ def main(arguments: list[str]) -> int:
     with signals.held():
         from overlaykit.views import joining
 
-        joining.execute(
-            name,
-            command,
-            env=launch_options.environment("exec", args),
-            cwd=args.cwd,
-            pass_fds=launch_options.descriptors(args, inherited),
-            umask=umask.of_caller(),
-            terminal=launch_options.terminal(args),
-            **launch_options.identity(args),
-        )
+        machine = joining.machine(name)
+        env = launch_options.environment("exec", args)
+        if machine is None:
+            joining.execute(
+                name,
+                command,
+                env=env,
+                cwd=args.cwd,
+                pass_fds=launch_options.descriptors(args, inherited),
+                umask=umask.of_caller(),
+                terminal=launch_options.terminal(args),
+                **launch_options.identity(args),
+            )
+        from overlaykit.cli import run_machine
+    return run_machine.launch_in(machine, args, command, env)
 
 
 def parser() -> Parser:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.lasting import Lasting
     from overlaykit.views.named import NamedView
+    from overlaykit.views.registry import RunningView
 
 _DISK: Final = "disk"
 """The file in the directory of a named machine that keeps what it writes."""
@@ -101,6 +102,28 @@ def launch(
             lasting=lasting,
             log=log,
             **launch_options.labels(args),
+        )
+
+
+def launch_in(found: RunningView, args: Any, command: list[str], env: Environment) -> int:
+    """Run another command in a machine that runs (`exec`). Returns: its exit status."""
+    from overlaykit.views import machine_joining
+
+    if args.ulimits:
+        raise Usage("exec", "--ulimit: not in a machine; leave it out")
+    terminal = launch_options.terminal(args)
+    with contextlib.ExitStack() as stack:
+        return machine_joining.run(
+            found,
+            command,
+            env=env,
+            cwd=args.cwd,
+            umask=_umask(),
+            identity=launch_options.identity(args).get("identity"),
+            terminal=terminal,
+            size=rawmode.size,
+            note=output.print_error,
+            on_ready=lambda resize: _ready(terminal, stack, resize),
         )
 
 

@@ -73,6 +73,8 @@ class Hardware(Record, kw_only=True):
     """Whether the disk outlives the guest: what it writes is on the host's disk when it says so."""
     ports: tuple[int, int, int, int]
     """Sockets: the streams in the order of view_guest.STDOUT and those after it."""
+    monitor: int
+    """A socket: QEMU's monitor."""
     share_listening: int
     """The socket on which virtiofsd is reached, and one that is connected to it."""
     share_connected: int
@@ -83,7 +85,15 @@ class Hardware(Record, kw_only=True):
     def descriptors(self) -> tuple[int, ...]:
         """All that QEMU and virtiofsd inherit."""
         share = self.share_listening, self.share_connected
-        return (self.kernel, self.initramfs, self.console, self.disk, *self.ports, *share)
+        return (
+            self.kernel,
+            self.initramfs,
+            self.console,
+            self.disk,
+            self.monitor,
+            *self.ports,
+            *share,
+        )
 
 
 def missing() -> list[tuple[str, str]]:
@@ -206,6 +216,8 @@ def _qemu(hardware: Hardware) -> list[str]:
         # The first of the virtio devices: its ports are /dev/vport0pN.
         *("-device", "virtio-serial-pci,id=serial,addr=1"),
         *ports,
+        *("-chardev", f"socket,id=monitor,fd={hardware.monitor}"),
+        *("-mon", "chardev=monitor,mode=control"),
         *("-chardev", f"socket,id=share,fd={hardware.share_connected}"),
         *("-device", f"vhost-user-fs-pci,chardev=share,tag={view_guest.SHARE_TAG},queue-size=1024"),
         *("-add-fd", f"fd={hardware.disk},set=1"),

@@ -15,9 +15,18 @@ from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Protocol as Interface
     from typing import TypeAlias
 
     Sink: TypeAlias = Callable[[bytes], None]
+
+    class Served(Interface):
+        """What has descriptors to wait for."""
+
+        def descriptors(self) -> list[int]: ...
+
+        def act(self, ready: Iterable[int]) -> None: ...
+
 
 _READ_BYTES: Final = 1 << 16
 _OF_THE_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT)
@@ -59,8 +68,18 @@ class Session:
         control: socket.socket,
         stdin: socket.socket,
         sinks: tuple[Sink, Sink] | None = None,
+        plan: bytes | None = None,
+        on_hello: Callable[[], object] = lambda: None,
     ):
-        """`sinks` take both outputs in place of the standard descriptors."""
+        """`sinks` take both outputs in place of the standard descriptors.
+
+        `plan`: that of a command that runs beside the guest's first one, and ends without it; `on_hello` is called once
+        the guest has its ports.
+        """
+        self._plan: Final = plan
+        self._on_hello: Final = on_hello
+        self._before_plan: list[str] | None = None if plan is None else []
+        """What is said once the guest has the plan."""
         self.ready = False
         self.end: End | Failed | None = None
         self._control: Final = control
@@ -93,15 +112,18 @@ class Session:
         on_signal: Callable[[], bool],
         watched: Iterable[int],
         on_ready: Callable[[], None],
+        served: Served | None = None,
     ) -> None:
         """Relay until the guest has ended, or a descriptor of `watched` is readable.
 
         `on_signal` is called when `wakeup` is readable; it says whether to go on. `on_ready` is called once the command
-        runs.
+        runs. `served`: what else is waited for meanwhile.
         """
         others, told = list(watched), False
-        while not self._gone():
+        while not self._gone() and not self._is_over():
             poller = select.poll()
+            for descriptor in served.descriptors() if served is not None and told else ():
+                poller.register(descriptor, select.POLLIN)
             for descriptor in (wakeup, *others):
                 poller.register(descriptor, select.POLLIN)
             poller.register(self._control, select.POLLIN)
@@ -114,6 +136,8 @@ class Session:
             if self._control.fileno() in ready and not self._read_control():
                 self._drain()
                 return
+            if served is not None and told:
+                served.act(ready)
             if self.ready and not told:
                 told = True
                 on_ready()
@@ -124,11 +148,24 @@ class Session:
             self._quit_if_complete()
             if any(descriptor in ready for descriptor in others):
                 return
+        if self._is_over():
+            self._drain()
+
+    def tell(self, line: str) -> None:
+        """Say a line to the guest."""
+        self._say(line)
+
+    def _is_over(self) -> bool:
+        """Whether another command than the first has ended: the guest has not."""
+        return self._plan is not None and (self._quit or isinstance(self.end, Failed))
 
     def _gone(self) -> bool:
         return self._control.fileno() < 0
 
     def _say(self, line: str) -> None:
+        if self._before_plan is not None:
+            self._before_plan.append(line)
+            return
         # It has ended, or takes no more lines.
         with suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
             self._control.send(line.encode() + b"\n")
@@ -148,6 +185,14 @@ class Session:
 
     def _take(self, line: str) -> None:
         match line.split(" "):
+            case ["hello"] if self._plan is not None and self._before_plan is not None:
+                self._on_hello()
+                self._control.setblocking(True)
+                self._control.sendall(b"%d\n" % len(self._plan) + self._plan)
+                self._control.setblocking(False)
+                waiting, self._before_plan = self._before_plan, None
+                for waiting_line in waiting:
+                    self._say(waiting_line)
             case ["ready"]:
                 self.ready = True
             case ["full"]:

@@ -86,9 +86,22 @@ def steps(modules: Sequence[str], command: Command, *, network: bool, kept: bool
     if network:
         made.raise_interface("eth0", ADDRESS, NETMASK)
     made.wait(STDIN)
+    return _with_command(made, command, 1, kept=kept)
+
+
+def other_steps(command: Command, first: int) -> bytes:
+    """The bytes of the plan of a command beside the first one, whose ports are those from the number `first` on.
+
+    Raises: TooLong.
+    """
+    return _with_command(plan.Plan(), command, first, kept=False)
+
+
+def _with_command(made: plan.Plan, command: Command, first: int, *, kept: bool) -> bytes:
+    stdout, stderr, _, stdin = (f"/dev/vport0p{first + number}" for number in range(4))
     if command.terminal:
         made.terminal(command.user)
-    made.session(STDOUT, STDERR, STDIN, owner=command.user, keeps=kept)
+    made.session(stdout, stderr, stdin, owner=command.user, keeps=kept)
     made.command(
         command.argv,
         command.env,

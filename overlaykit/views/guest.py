@@ -17,7 +17,7 @@ from overlaykit.views import ending
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from overlaykit.machine.session import Session
+    from overlaykit.machine.session import Served, Session
 
 TAKEN: Final = signals.FORWARDED | {ending.KILL_MACHINE}
 """The signals of the process that relays."""
@@ -39,6 +39,7 @@ def relay(
     terminal: namespace.Terminal | None,
     size: Callable[[], tuple[int, int] | None],
     on_ready: Callable[[Callable[[], None]], None],
+    served: Served | None = None,
 ) -> int:
     """Relay until the guest has ended, or a descriptor of `watched` is readable.
 
@@ -75,7 +76,7 @@ def relay(
     resize()
     wakeup = _native.signalfd4(-1, signals.mask(TAKEN), os.O_NONBLOCK)
     try:
-        session.run(wakeup, on_signal, watched, lambda: on_ready(resize))
+        session.run(wakeup, on_signal, watched, lambda: on_ready(resize), served)
     finally:
         os.close(wakeup)
     return early

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views.registry import RunningView
 
 
 class NotAView(Error):
@@ -24,7 +25,13 @@ class NotAView(Error):
 
 
 class IsMachine(Error):
-    message = "{0}: a machine, which runs one command: 'exec' and 'cp' do not reach into it"
+    message = "{0}: a machine, whose files 'cp' does not reach: 'exec' runs a command in it"
+
+
+def machine(name: str) -> RunningView | None:
+    """The view of that name, if it is a machine that runs. Raises: NotRunning."""
+    found = Registry().find(name)
+    return found if found.about.machine else None
 
 
 def execute(
@@ -44,7 +51,7 @@ def execute(
     The command ends with the view. Its own end, or that of its supervisor, leaves the view as it is.
 
     Requires: the main thread, and no other; signals are held (`signals.held`).
-    Raises: Error: NotRunning, NotAView, IsMachine, NotJoinable, and as `View.execute`.
+    Raises: Error: NotRunning, NotAView, NotJoinable, and as `View.execute`.
     """
     descriptors.require_open(pass_fds)
     if cwd is not None and not cwd.startswith("/"):
@@ -52,8 +59,6 @@ def execute(
     found = Registry().find(name)
     if found.about.target is not None:
         raise NotAView(name)
-    if found.about.machine:
-        raise IsMachine(name)
     with (
         namespace.namespaces_of(found.about.supervisor, name) as namespaces,
         ExitStack() as groups,

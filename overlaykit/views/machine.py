@@ -19,6 +19,7 @@ from overlaykit.errors import Error
 from overlaykit.layers import kernels, staging
 from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
 from overlaykit.machine.kernel import Kernel, NoKernel, NoModule
+from overlaykit.machine.monitor import Monitor
 from overlaykit.machine.session import End, Session
 from overlaykit.namespace.confinement import Confinement
 from overlaykit.namespace.nested import Nested
@@ -34,6 +35,7 @@ from overlaykit.privilege import (
 )
 from overlaykit.record import Record
 from overlaykit.views import View, accelerators, command, guest
+from overlaykit.views.machine_callers import Callers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +196,7 @@ def run(
         entries = [initramfs.file(f"modules/{one.name}.ko", one.content) for one in modules]
         sockets = [_pair(stack) for _ in range(4)]
         stdout, stderr, control, stdin = (one for one, _ in sockets)
+        monitor, monitored = _pair(stack)
         listening, connected = _share(stack)
         messages = stack.enter_context(tempfile.TemporaryFile())
         console = os.open(
@@ -215,6 +218,7 @@ def run(
             disk=disk_fd,
             kept=kept,
             ports=tuple(theirs.fileno() for _, theirs in sockets),  # type: ignore[arg-type]
+            monitor=monitored.fileno(),
             share_listening=listening.fileno(),
             share_connected=connected.fileno(),
             privileged=namespace.is_privileged(),
@@ -233,6 +237,7 @@ def run(
         )
         for _, theirs in sockets:
             theirs.close()
+        monitored.close()
         listening.close()
         connected.close()
 
@@ -243,7 +248,9 @@ def run(
             on_ready(resize)
 
         session = Session(stdout, stderr, control, stdin, None if log is None else log.sinks())
-        interrupted = guest.relay(session, view.watched(), terminal, size, started)
+        callers = Callers(view.entry(), Monitor(monitor), session.tell)
+        stack.callback(callers.close)
+        interrupted = guest.relay(session, view.watched(), terminal, size, started, callers)
         if session.end is None and interrupted:
             processes.close()
             return 128 + interrupted

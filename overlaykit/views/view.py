@@ -510,6 +510,10 @@ class View:
         root = self._require_started().root
         return namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace)
 
+    def entry(self) -> str:
+        """The directory of its entry in the registry. Raises: NotStarted."""
+        return self._require_started().entry.path
+
     def watched(self) -> tuple[int, ...]:
         """Descriptors that are readable once the mount has ended. Raises: NotStarted."""
         return self._require_started().root.watched

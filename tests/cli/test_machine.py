@@ -69,9 +69,12 @@ def test_other_commands_signal_a_machine_and_do_not_take_it_for_a_view(user: Tes
             assert process.poll() is None
         ((name, command),) = [(one.about.name, one.about.command) for one in running]
         assert command == ("a-command",)
-        inside = f"{name}: a machine, which runs one command: 'exec' and 'cp' do not reach into it"
-        assert user.refused("exec", name, "true") == inside
+        inside = f"{name}: a machine, whose files 'cp' does not reach: 'exec' runs a command in it"
         assert user.refused("cp", f"{name}:/etc/passwd", user.path("copy")) == inside
+        line = user.refused("exec", "--ulimit", "nofile=9", name, "true")
+        assert line.startswith("exec: --ulimit: not in a machine")
+        with user.start("exec", "-u", "root", name, "true") as waiting:
+            waiting.send_signal(signal.SIGKILL)  # its command may run once the first one does
         disk = f"{name}: a machine, which writes to a disk of its own: 'diff' and 'apply' do not read it"
         assert user.refused("diff", name) == disk
         assert user.refused("attach", name).startswith(f"{name}: ")

@@ -76,6 +76,28 @@ def test_a_machine_in_the_background_is_stopped_started_killed_and_removed(
         assert log.stdout.readline() == b"start\n"
         assert named in printed("ps")
         assert overlaykit("rm", named)[0] == 125
+        script = "cat; id -un; echo error >&2; cat /starts; exit 4"
+        command = ("exec", "-u", "nobody", "-w", "/tmp", named, "--", "sh", "-c", script)
+        assert overlaykit(*command) == (4, "nobody\nstart\n", "error\n")
+        assert overlaykit("exec", named, "no-such")[0] == 127
+        line = f"stty rows 7; {sys.executable} -m overlaykit exec -it {named} stty size; exit $?"
+        typed = subprocess.run(
+            ["script", "-qec", line, "/dev/null"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            check=True,
+            timeout=ENOUGH,
+        )
+        assert b"7 0" in typed.stdout
+        other = (sys.executable, "-m", "overlaykit", "exec", named, "sh", "-c", "echo up; cat")
+        with subprocess.Popen(
+            other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        ) as killed:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == b"up\n"
+            killed.kill()
+        left = "while grep -qx cat /proc/[0-9]*/comm; do sleep 0.1; done"
+        assert overlaykit("exec", named, "--", "sh", "-c", left)[0] == 0
         printed("stop", named)
         assert printed("wait", named) == "9\n"
         assert log.stdout.read() == b"ended\n"
