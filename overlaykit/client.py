@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "Copied",
+    "Events",
     "Explanation",
     "Hiding",
     "LayerCovered",
@@ -251,6 +252,15 @@ class Client:
             control=self._running.control,
         )
 
+    def trace(self) -> Events:
+        """Begin a trace of what programs do with files. Raises: NoDaemon; OSError: EBUSY: one runs already."""
+        if not self._running.about.daemon:
+            raise NoDaemon(self._name)
+        try:
+            return Events(self._running.control)
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+            raise NotRunning(self._name) from None
+
     def close(self) -> None:
         """End the connection. The next request makes another one."""
         if self._connection is not None:
@@ -290,6 +300,37 @@ class Client:
             return control.Connection(self._running.control, self._seconds)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(self._name) from None
+
+
+class Events:
+    """The events of a trace, as JSON objects on a line each (docs/trace.md), until the mount ends or `close`.
+
+    `control_path`: of the control socket. `opens`: whether each open(2) is an event. Raises: as `Connection.trace`.
+    """
+
+    def __init__(self, control_path: str) -> None:
+        from overlaykit.fuse import control
+
+        self._connection = control.Connection(control_path, ANSWER_SECONDS)
+        try:
+            self.opens = self._connection.trace().opens
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self._connection.line():
+            yield line
+
+    def close(self) -> None:
+        """End the trace."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def flush(about: About) -> None:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "logs": "print what a detached view has printed",
     "inspect": "print all about a view, for programs",
     "cp": "copy files into a view and out of it",
+    "trace": "say which files programs look up, open, read, write, miss and execute",
     "try": "run a command on the host's files, then apply or discard what it changed",
     "diff": "list what a view has changed of its layers",
     "apply": "write what a view has changed into the directory below it",

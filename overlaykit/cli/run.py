@@ -10,10 +10,12 @@ from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
     from overlaykit.cli.arguments import Parser
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views import View
     from overlaykit.views.lasting import Lasting
 
 _EPILOG: Final = """\
@@ -99,9 +101,9 @@ def _may_name_app(arguments: list[str], args: Any) -> bool:
     return files.naming(words[0]) is not None
 
 
-def parse(arguments: list[str]) -> tuple[Any, list[str]]:
-    """The values of the options, and the command. Raises: Usage."""
-    declared = options()
+def parse(arguments: list[str], declared: Options | None = None) -> tuple[Any, list[str]]:
+    """The values of the options (by default these), and the command. Raises: Usage."""
+    declared = declared or options()
     modified: dict[tuple[str, int], dict[str, str]] = {}
     if any(one.startswith(launch_options.MODIFIERS) for one in arguments):
         from overlaykit.cli import modifiers
@@ -141,9 +143,13 @@ def launch(
     passed: frozenset[int],
     *,
     lasting: Lasting | None = None,
+    started: Callable[[View], None] | None = None,
     **own: object,
 ) -> NoReturn:
-    """Run the command in a view in place of this program. `own`: arguments of `View` that are not the options'."""
+    """Run the command in a view in place of this program. `own`: arguments of `View` that are not the options'.
+
+    `started`: called once the view is mounted.
+    """
     with signals.held():
         from overlaykit.views import View
 
@@ -163,6 +169,8 @@ def launch(
             output.print_error(f"--upper {args.upper}: made, because it did not exist")
         for note in view.notes:
             output.print_error(note)
+        if started is not None:
+            started(view)
         with signals.held():
             view.execute(
                 command,

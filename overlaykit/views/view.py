@@ -514,6 +514,11 @@ class View:
         """The directory of its entry in the registry. Raises: NotStarted."""
         return self._require_started().entry.path
 
+    def control(self) -> str:
+        """The path of the daemon's control socket; empty: the kernel merges the layers. Raises: NotStarted."""
+        rootfs = self._require_started()
+        return rootfs.entry.control if rootfs.root.daemon_pid else ""
+
     def watched(self) -> tuple[int, ...]:
         """Descriptors that are readable once the mount has ended. Raises: NotStarted."""
         return self._require_started().root.watched
