@@ -453,8 +453,8 @@ static void fill_attributes(struct fuse_attr *to, const struct node *node, const
         to->nlink = 1;
     if (to->uid == unmapped[0])
         to->uid = 0;
-    if (to->gid == unmapped[1])
-        to->gid = 0;
+    if (to->gid == unmapped[1]) /* of an own file: a supplementary group (overlay/owners.py) */
+        to->gid = to->uid == plane.uid ? plane.gid : 0;
     if (node->change_time) {
         to->ctime = (uint64_t)(node->change_time / SECOND);
         to->ctimensec = (uint32_t)(node->change_time % SECOND);

@@ -100,6 +100,12 @@ class Version:
             self.closed,
         )
 
+    def with_group(self, gid: int) -> Version:
+        """The same file, shown with another group."""
+        same = self.with_mode(self.mode)
+        same.gid = gid
+        return same
+
     @property
     def type(self) -> int:
         """The S_IFMT bits of its mode."""

@@ -18,7 +18,7 @@ from itertools import repeat
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
 from overlaykit.changes.model import STATE, Change, Version
-from overlaykit.changes.paths import join
+from overlaykit.changes.paths import join, parent
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
 from overlaykit.inodes import mode_without_acl
 from overlaykit.lean import NamedTuple
@@ -97,6 +97,8 @@ class Comparison:
         self._folding: Folding | None = None
         self._moved: set[bytes | None] = set()
         """The old paths of what was renamed, once `changes` has found them."""
+        self._groups: dict[bytes, int | None] = {}
+        """As `_group_in`, by directories."""
 
     @classmethod
     def of_upper(
@@ -312,9 +314,11 @@ class Comparison:
                 return [*gone, moved_pair], below
         if old is None or not old.is_directory:
             pair = _Pair(path, old_path, before, after)
-            if self._folding is not None and old is None and not new.lowers and not new.redirect:
+            # In a directory that gives them a group, each file has to get it.
+            folding = self._folding if self._group_in(parent(path)) is None else None
+            if folding is not None and old is None and not new.lowers and not new.redirect:
                 place = None if above_old is None else above_old + name
-                pair.inside = self._folding.inside(path, place, after, self.above + path)
+                pair.inside = folding.inside(path, place, after, self.above + path)
                 if pair.inside is not None:
                     return (pair,), None
             return (pair,), self._frame(None, directory, None, path)
@@ -442,6 +446,8 @@ class Comparison:
         old, new = pair.old, pair.new
         if new is None:
             return Change(path=pair.path, kind="deleted", old_path=pair.old_path, old=old)
+        if self.new.groups:
+            new = self._with_group(pair.path, old, new)
         try:
             if old is None or stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
                 return Change(
@@ -486,6 +492,32 @@ class Comparison:
             xattrs=xattrs,
             kept=kept,
         )
+
+    def _with_group(self, path: bytes, old: Version | None, new: Version) -> Version:
+        """The new version with the group that it would have on the host: its own, or the directory's for a new file.
+
+        An ordinary user's upper cannot hold supplementary groups, which this user can give a file to.
+        """
+        wanted = self._group_in(parent(path)) if old is None else old.gid
+        gid = new.gid if wanted is None else self.new.group_for(new, wanted)
+        return new if gid == new.gid else new.with_group(gid)
+
+    def _group_in(self, path: bytes) -> int | None:
+        """The supplementary group that new files in a directory get (S_ISGID of inode(7)); None: there is none."""
+        if not self.new.groups:
+            return None
+        if path not in self._groups:
+            entry = self.new.at(path) if path else None
+            found = None if entry is None else entry[2]
+            lowers = self.new.root.lowers if not path else () if found is None else found.lowers
+            group = None
+            if lowers:
+                st = lowers[0].stat()
+                group = st.st_gid if st.st_mode & stat.S_ISGID else None
+            elif found is not None and found.stat.st_mode & stat.S_ISGID:
+                group = self._group_in(parent(path))
+            self._groups[path] = group if group in self.new.groups else None
+        return self._groups[path]
 
     def _metadata_aspects(
         self, old: Version, new: Version, xattrs: Mapping[bytes, bytes | None]

@@ -46,6 +46,8 @@ class Side:
         self._above = b""
         st = None if upper is None else upper.stat()
         self._maker = (-1, -1) if st is None or st.st_uid == 0 else (st.st_uid, st.st_gid)
+        self.groups = self._supplementary()
+        """Those that the ordinary user who made the upper can give files to beside the own one."""
 
     @property
     def is_empty(self) -> bool:
@@ -81,6 +83,18 @@ class Side:
             directory = self.child(directory, component, found)
         found = self.find(directory, name)
         return None if found is None else (directory, name, found)
+
+    def _supplementary(self) -> frozenset[int]:
+        uid, gid = self._maker
+        others = frozenset(os.getgroups()) - {gid} if uid == os.geteuid() else frozenset()
+        if others and not privilege.maps_all_ids():
+            others -= {privilege.overflow_id("gid")}
+        return others
+
+    def group_for(self, version: Version, wanted: int) -> int:
+        """The group of a file of the upper, which holds the maker's own alone, where `wanted` is meant."""
+        is_own = (version.uid, version.gid) == self._maker and version.layer_dir.layer.writable
+        return wanted if is_own and wanted in self.groups else version.gid
 
     def has_other_owner(self, old: Version, new: Version) -> bool:
         """Whether a file was given to another owner.

@@ -156,6 +156,20 @@ class Owners:
     users: Ids = Ids()  # frozen
     groups: Ids = Ids()  # frozen
 
+    def shown(
+        self, uid: int, gid: int, *, in_upper: bool, idmapped: bool = False
+    ) -> tuple[int, int]:
+        """The owners shown to programs. As `Ids.shown`, but for an unmapped group of a file of the daemon's own user.
+
+        That is shown as the daemon's own group: it is a supplementary one of the user's, as that of a shared directory,
+        and the kernel refuses every change of an inode whose group is not mapped.
+        """
+        user = self.users.shown(uid, in_upper=in_upper, idmapped=idmapped)
+        unmapped = self.groups.unmapped_in_upper if in_upper else self.groups.unmapped
+        if gid == unmapped and user == os.geteuid() and self.groups.squash_to is None:
+            return user, os.getegid()
+        return user, self.groups.shown(gid, in_upper=in_upper, idmapped=idmapped)
+
     @property
     def are_squashed(self) -> bool:
         """Whether all files are shown as one user's, or one group's."""

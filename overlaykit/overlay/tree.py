@@ -149,14 +149,15 @@ class Tree:
             if override is not None:
                 uid, gid = override.uid, override.gid
                 mode = stat.S_IFMT(mode) | override.mode
+        uid, gid = self.owners.shown(uid, gid, in_upper=layer.writable, idmapped=layer.idmapped)
         return Attributes(
             node.nodeid,
             node.generation,
             st,
             mode,
             links,
-            self.owners.users.shown(uid, in_upper=layer.writable, idmapped=layer.idmapped),
-            self.owners.groups.shown(gid, in_upper=layer.writable, idmapped=layer.idmapped),
+            uid,
+            gid,
             self.table.change_times.get(node.nodeid, st.st_ctime_ns),
             st.st_blocks if isinstance(node, Directory) else self._blocks(node, st),
         )

@@ -14,7 +14,7 @@ from ..changes.application import BACKWARD, Picture, at_step, picture
 from ..changes.test_apply_killed import EVERY, Killed
 from ..test_inode_metadata import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
 from ..views.fixtures import only_as
-from ..views.user import TestUser, command
+from ..views.user import ORDINARY, TestUser, command, reachable_by_others
 from .test_try import content, tried
 
 LIST = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 4))
@@ -54,6 +54,56 @@ def test_a_file_that_was_written_keeps_the_acl_that_names_others(user: TestUser)
         user.succeeds("apply", "--undo", path)
         assert content(file) == "one\n"
         assert acls(other) == {ACCESS: LIST}
+
+
+GROUP = 4242
+"""A supplementary group of the ordinary user."""
+
+
+@only_as("root")
+def test_files_of_a_supplementary_group_are_written_and_keep_it(user: TestUser) -> None:
+    """As in a shared directory: on the host a new file gets the group of a directory with set-group-ID."""
+    os.chmod(user.scratch, 0o755)
+    path = user.directory("home", "p", file="one\n", gone="x\n", plain="x\n")
+    user.directory("home", "p", "sub", f="y\n")
+    user.directory("home", "p", "other", f="y\n")
+    for above, _, files in os.walk(user.home):
+        group = GROUP if above.startswith(path) else ORDINARY
+        for name in (above, *(os.path.join(above, file) for file in files)):
+            os.chown(name, ORDINARY, group)
+    os.chown(os.path.join(path, "plain"), ORDINARY, ORDINARY)
+    for name in (".", "sub"):
+        os.chmod(os.path.join(path, name), 0o2775)
+    script = (
+        "rm gone; echo two > file; echo 1 > new; mkdir made; echo 1 > made/f; chmod 600 sub/f;"
+        " echo x > other/new; echo two > plain; mv sub/f sub/g"
+    )
+    groups = ("setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", f"--groups={GROUP}")
+    home = {"HOME": user.home, "XDG_RUNTIME_DIR": "", "XDG_DATA_HOME": ""}
+    with reachable_by_others():
+        user.program(
+            [*groups, command(), "try", "--yes", "--", "sh", "-ec", script],
+            cwd=path,
+            env={**os.environ, **home},
+        )
+    found = {
+        os.path.relpath(os.path.join(above, name), path): os.lstat(os.path.join(above, name)).st_gid
+        for above, directories, files in os.walk(path)
+        for name in (*directories, *files)
+    }
+    assert found == {
+        "file": GROUP,
+        "new": GROUP,
+        "made": GROUP,
+        "made/f": GROUP,
+        "sub": GROUP,
+        "sub/g": GROUP,
+        "other": GROUP,
+        "other/f": GROUP,
+        "other/new": ORDINARY,
+        "plain": ORDINARY,
+    }
+    assert content(path, "file") == "two\n"
 
 
 @only_as("ordinary user")
