@@ -436,6 +436,8 @@ PyObject *py_plane_renamed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args
     struct node *above = find(one->above), *onto = find(one->onto);
     struct node *node = above ? child(above, one->name) : NULL;
     struct node *target = onto ? child(onto, one->new_name) : NULL;
+    if (!node && !one->flags)
+        Py_RETURN_NONE; /* it was noted, but not its end */
     if (target && target != node && !one->flags) {
         target->removed = true;
         drop_name(target);

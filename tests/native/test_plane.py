@@ -997,6 +997,19 @@ def test_a_renamed_file_of_a_lower_stays_the_planes() -> None:
         wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(ctypes.c_int(0)))
 
 
+@sandboxed
+def test_a_rename_that_was_noted_is_not_noted_again() -> None:
+    """A daemon may be killed between the two: the file that was moved is not one that was replaced."""
+    write("f", "lower")
+    grant()
+    wire = Wire()
+    nodeid = wire.look_up(ROOT, b"f")
+    assert nodeid
+    _native.plane_begin_rename(ROOT, b"earlier", ROOT, b"f", 0, 0)
+    _native.plane_renamed()
+    assert wire.look_up(ROOT, b"f") == nodeid
+
+
 def is_without_descriptor(handle: int) -> bool:
     try:
         os.close(_native.plane_descriptor(handle))
