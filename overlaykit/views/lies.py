@@ -3,6 +3,11 @@
 Files of procfs, sysfs and /etc are covered by files in memory, made when a command is launched, or by those of lxcfs,
 which follow the limits of the view; the clocks and the processors are the kernel's own means, and the supervisor
 answers uname(2). What a system call says beside these (sysinfo(2), the CPUID instruction) stays true.
+
+The counters of /proc/stat and /proc/loadavg move, so that no file in memory can hold them: lxcfs serves them. A file
+system of ours in Python would take 17 MiB and 0.2 s of processor time for each view (PSS of an interpreter with
+pyfuse3), the daemon of a view may not read control groups once it is confined, and a view of the driver `kernel` has
+none; lxcfs takes 0.6 MiB for all views.
 """
 
 from __future__ import annotations
