@@ -44,6 +44,8 @@ _KERNEL_ARGUMENTS: Final = (
     "tsc=reliable no_timer_check rcupdate.rcu_expedited=1 cryptomgr.notests 8250.nr_uarts=1 "
     "noreplace-smp initcall_blacklist=tracer_init_tracefs"
 )
+_FILE_BLOCK: Final = 512
+"""Of `ulimit -f` (dash(1))."""
 _NOBODY: Final = 65534
 # Bytes of the write-back of read-only files: none. Without xattrs, the guest asks for none of each file.
 _ENDED: Final = "overlaykit: virtiofsd ended"
@@ -69,6 +71,8 @@ class Hardware(Record, kw_only=True):
     console: int
     """For the kernel's messages: opened for writing alone, at the end."""
     disk: int
+    largest_file: int
+    """Bytes that a file of the host may get: what the guest writes to its disk and its console."""
     kept: bool
     """Whether the disk outlives the guest: what it writes is on the host's disk when it says so."""
     ports: tuple[int, int, int, int]
@@ -125,7 +129,8 @@ def command(hardware: Hardware) -> list[str]:
     limits = (f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}")
     # The subshell ends QEMU, which has the number of the shell.
     script = (
-        'ulimit -n "$(ulimit -Hn)"\n'
+        'ulimit -n "$(ulimit -Hn)"\nulimit -c 0\n'
+        f"ulimit -f {-(-hardware.largest_file // _FILE_BLOCK)} 2>/dev/null\n"
         f"{{ {shlex.join(_share(virtiofsd, hardware))}; echo {shlex.quote(_ENDED)} >&2; kill -KILL $$; }} &\n"
         f"exec {shlex.join([setpriv, *user, *limits, qemu, *_qemu(hardware)])}\n"
     )

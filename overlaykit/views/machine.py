@@ -53,6 +53,8 @@ LEAST_MEMORY: Final = 96 << 20
 DISK: Final = 8 << 30
 _MOST_PROCESSORS: Final = 64
 _MODULES: Final = (*view_guest.MODULES, *view_guest.NETWORK_MODULES)
+_TABLES: Final = 64 << 20
+"""Bytes: more than the tables of a small disk take."""
 _RESULT_MILLISECONDS: Final = 2000
 """Milliseconds that QEMU has to end once the guest has told its result."""
 
@@ -216,6 +218,9 @@ def run(
             initramfs=loaded[1],
             console=console,
             disk=disk_fd,
+            largest_file=max(
+                _room_of(disk.size_of(disk_fd, machine.disk_file or "")), machine.memory
+            ),
             kept=kept,
             ports=tuple(theirs.fileno() for _, theirs in sockets),  # type: ignore[arg-type]
             monitor=monitored.fileno(),
@@ -295,6 +300,11 @@ def reduce(directory: str) -> None:
 def _devices(accelerator: boot.Accelerator) -> list[namespace.Device]:
     names = ("/dev/null", *(("/dev/kvm",) if accelerator == "kvm" else ()))
     return [namespace.Device(source=name, target=emulator.ROOT + name) for name in names]
+
+
+def _room_of(size: int) -> int:
+    """The most bytes that the file of a disk of some size takes, its tables included."""
+    return size + size // 1024 + _TABLES
 
 
 def _disk(machine: Machine, stack: ExitStack) -> tuple[int, bool]:

@@ -210,6 +210,12 @@ def test_a_machine_takes_half_of_the_memory_that_it_has(loadable: str) -> None:
             if "qemu-system" in name or "virtiofsd" in name
         ]
         assert len(programs) >= 2
+        for program in programs:
+            with open(f"/proc/{program}/limits", encoding="ascii") as file:
+                limits = {line[:26].strip(): line[26:].split()[0] for line in file}
+            assert limits["Max core file size"] == "0"
+            # Of a disk of 8 GiB: its console, too, takes no more of the host's disk.
+            assert 8 << 30 < int(limits["Max file size"]) < 9 << 30
         # The guest gives back within seconds what its kernel no longer needs.
         while sum(map(proportional, programs)) > 128 << 20:
             assert run.process.poll() is None
