@@ -128,6 +128,20 @@ def plan(
     target, so that a new directory may be one change. With the choice `ours` or `theirs` the plan's conflicts are those
     that were decided so.
     """
+    with places.remembering():
+        return _plan(comparison, places, base, paths, choice, without, moves=moves)
+
+
+def _plan(
+    comparison: Comparison,
+    places: Places,
+    base: Base,
+    paths: Sequence[bytes],
+    choice: Choice,
+    without: Sequence[bytes],
+    *,
+    moves: bool,
+) -> Plan:
     folding = None
     # A path may be of some of what a directory holds, and on an overlay renamed ones that hold it are made anew.
     if moves and not (paths or without or is_overlay(places)):

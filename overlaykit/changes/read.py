@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from overlaykit.changes.folding import Folding, Inside
     from overlaykit.changes.model import Aspect
-    from overlaykit.overlay.merge import Found
+    from overlaykit.overlay.merge import Found, Looked
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.opened import OpenedLayer
 
@@ -78,7 +78,7 @@ class _Frame(NamedTuple):
     new: Directory | None
     above_old: bytes | None
     above: bytes
-    names: list[tuple[bytes, Found | None, Found | None]]
+    names: list[tuple[bytes, Looked, Looked]]
 
 
 class Comparison:
@@ -271,13 +271,14 @@ class Comparison:
         return _Frame(old, new, above_old, above, list(zip(names, before, after, strict=True)))
 
     def _look_at(
-        self, frame: _Frame, name: bytes, old: Found | None, new: Found | None
+        self, frame: _Frame, name: bytes, looked_old: Looked, looked_new: Looked
     ) -> tuple[Sequence[_Pair], _Frame | None]:
         """What both sides have under a name, and the directory to walk next."""
         in_old, in_new, above_old, above, _ = frame
-        if old is None and in_old is not None:
+        old, new = looked_old or None, looked_new or None
+        if looked_old is None and in_old is not None:
             old = self.old.find(in_old, name)
-        if new is None and in_new is not None:
+        if looked_new is None and in_new is not None:
             new = self.new.find(in_new, name)
         path = above + name
         before = old_path = None

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections import Counter
 from contextlib import ExitStack
+from itertools import groupby
 
 from overlaykit import _native, attributes, mountinfo
 from overlaykit.beneath import INODE
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from overlaykit.changes.state import Application, State
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_TOGETHER: Final = 128
+"""The most steps between two looks at whether a directory is still under its name."""
 _GONE: Final = b"gone"
 """In the directory of an application: in place of an upper that is gone."""
 
@@ -209,9 +212,14 @@ class Run:
         """
         steps = self._steps
         try:
-            for step in counted_all(steps[self._next() :], "applying steps"):
-                self.places.do(step, again=again)
-                reach("apply.step")
+            left = enumerate(counted_all(steps[self._next() if again else 0 :], "applying steps"))
+            for (where, _), group in groupby(left, lambda one: (one[1].where, one[0] // _TOGETHER)):
+                if where is None:
+                    for _, step in group:
+                        self.places.do(step, again=again)
+                        reach("apply.step")
+                else:
+                    self._rename((step for _, step in group), again=again)
             self._sync()
             reach("apply.stepped")
             self._application.journal.finish(Applied(time_ns=self._state.passed_time()))
@@ -229,6 +237,27 @@ class Run:
             mark_applied(self._begun.upper, self._state.passed_time())
         self._state.forget_times()
         return None
+
+    def _rename(self, steps: Iterable[Step], *, again: bool) -> None:
+        """Rename files from one directory into another, each found once. Raises: as `Places.do`.
+
+        Where the path of a directory leads elsewhere in the end, nothing was renamed.
+        """
+        taken: list[Step] = []
+        with self.places.holding():
+            try:
+                for step in steps:
+                    taken.append(step)
+                    self.places.do(step, again=again)
+                    reach("apply.step")
+                if len(taken) > 1 and not self.places.stays():
+                    raise Displaced(taken[-1], taken[-1].path.rpartition("/")[0])
+            except BaseException:
+                if not self.places.stays():  # their paths do not lead to what was renamed
+                    for step in reversed(taken):
+                        with suppress(Displaced, OSError):
+                            self.places.undo(step)
+                raise
 
     def _give_up(self, target: str) -> None:
         """Take all steps back, and forget them. Raises: NotTakenBack, NotThere: they are left for `resume`, `undo`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
 from dataclasses import replace
@@ -14,6 +13,7 @@ from overlaykit.changes import merging
 from overlaykit.changes.paths import parent
 from overlaykit.changes.steps import Meta, Seen, Step, overlay_xattrs
 from overlaykit.changes.whole import Whole, is_marked
+from overlaykit.lean import partial
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
@@ -175,7 +175,7 @@ class Staging:
                 )
                 mode = stat.S_IMODE(os.fstat(source).st_mode)
                 os.chmod(f"/proc/self/fd/{copy}", mode | _RWX)
-                return Seen.of(os.fstat(copy))._replace(ctime_ns=0)
+                return Seen.of(os.fstat(copy), ctime_ns=0)
             finally:
                 os.close(copy)
         finally:
@@ -191,24 +191,25 @@ class Staging:
             if self._whole.holds(change.path):
                 continue
             strip: dict[str, str] = {}
+            name = os.fsdecode(change.path)
             held = self._whole.held.get(change.path)
             source_root: Root = "state"
             if arrival.moved_from is not None:
                 source = self._aside[arrival.moved_from]
                 seen = departures[arrival.moved_from]._replace(ctime_ns=0, digest="")
             elif held is not None or new.inode in self._movable:
-                source_root, source = "store", os.fsdecode(change.path)
-                path = os.fsdecode(new.path)
-                strip = new.read(functools.partial(overlay_xattrs, path)) if is_marked(new) else {}
-                seen = Seen.of(new.stat)._replace(ctime_ns=0)
+                source_root, source = "store", name
+                if is_marked(new):
+                    strip = new.read(partial(overlay_xattrs, os.fsdecode(new.path)))
+                seen = Seen.of(new.stat, ctime_ns=0)
             else:
                 source = self._stage(arrival, new)
-                seen = Seen.of(os.stat(source, dir_fd=self._fd, follow_symlinks=False))
-                seen = seen._replace(ctime_ns=0)
+                st = os.stat(source, dir_fd=self._fd, follow_symlinks=False)
+                seen = Seen.of(st, ctime_ns=0)
             yield Step(
                 "move" if arrival.displaced is None else "exchange",
                 "target",
-                os.fsdecode(change.path),
+                name,
                 source_root,
                 source,
                 seen,

@@ -8,19 +8,18 @@ inodes are tells whether it was done, also after a crash, and doing it again in 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import hashlib
 import os
 import stat
 
 from overlaykit import _native, attributes
 from overlaykit.beneath import BENEATH, INODE
-from overlaykit.lean import NamedTuple
+from overlaykit.lean import NamedTuple, partial
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
 from overlaykit.reader import opened_past_modes, past_modes
+from overlaykit.scope import contextmanager, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Seen(NamedTuple):
     """Of a directory: of all that it holds (`digest_of`), if that is displaced with it."""
 
     @classmethod
-    def of(cls, st: os.stat_result, digest: str = "") -> Self:
+    def of(cls, st: os.stat_result, digest: str = "", *, ctime_ns: int | None = None) -> Self:
         return cls(
             st.st_ino,
             st.st_mode,
@@ -60,7 +59,7 @@ class Seen(NamedTuple):
             st.st_gid,
             -1 if stat.S_ISDIR(st.st_mode) else st.st_size,
             -1 if stat.S_ISDIR(st.st_mode) else st.st_mtime_ns,
-            st.st_ctime_ns,
+            st.st_ctime_ns if ctime_ns is None else ctime_ns,
             digest,
         )
 
@@ -135,6 +134,14 @@ class Step(NamedTuple):
         return self.operation in ("move", "exchange", "remove")
 
     @property
+    def where(self) -> tuple[str, str, str, str] | None:
+        """The directories of a rename of two files; None for another step."""
+        if self.operation not in ("move", "exchange"):
+            return None
+        source = self.source.rpartition("/")[0]
+        return self.root, self.path.rpartition("/")[0], self.source_root, source
+
+    @property
     def kept(self) -> str:
         """Where a directory is that stands in for a removed one, as long as that is not removed."""
         return self.path.replace("old/", "new/", 1)
@@ -154,27 +161,95 @@ class Places:
 
     def __init__(self, roots: dict[Root, int]) -> None:
         self.roots = roots
+        self._held: dict[tuple[Root, str], int] | None = None
+        self._remembered: dict[tuple[Root, str], int] | None = None
 
-    @contextlib.contextmanager
+    @contextmanager
     def parent(self, root: Root, path: str) -> Any:
         """The directory that holds a path, as a descriptor, and the name in it.
 
         Raises: OSError: ELOOP for a symlink in the path, EXDEV if it leaves the root, ENOENT and the like.
         """
+        if self._held is not None:
+            yield self._held_parent(root, path)
+            return
         above, _, name = path.rpartition("/")
-        fd = opened_past_modes(
-            functools.partial(_native.openat2, self.roots[root], above or ".", _PARENT, 0, BENEATH)
-        )
+        fd = self._open_directory(root, above)
         try:
             yield fd, name
         finally:
             os.close(fd)
 
+    def _held_parent(self, root: Root, path: str) -> tuple[int, str]:
+        assert self._held is not None
+        above, _, name = path.rpartition("/")
+        fd = self._held.get((root, above), -1)
+        if fd < 0:
+            fd = self._held[root, above] = self._open_directory(root, above)
+        return fd, name
+
+    def _open_directory(self, root: Root, path: str) -> int:
+        return opened_past_modes(
+            partial(_native.openat2, self.roots[root], path or ".", _PARENT, 0, BENEATH)
+        )
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Find all files in the block by the directories that their paths led to first. May not be nested.
+
+        It is for few directories. One that gets another name meanwhile is still the one that holds them: see `stays`.
+        """
+        held = self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
+            for fd in held.values():
+                os.close(fd)
+
+    def stays(self) -> bool:
+        """Whether the paths of all directories that are held lead to these."""
+        for (root, path), held in (self._held or {}).items():
+            try:
+                found = self._open_directory(root, path)
+            except OSError:
+                return False
+            try:
+                if not os.path.samestat(os.fstat(found), os.fstat(held)):
+                    return False
+            finally:
+                os.close(found)
+        return True
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep the directory of the last path open for `stat` in the block. For checks before the first step alone."""
+        self._remembered = {}
+        try:
+            yield
+        finally:
+            self._forget()
+            self._remembered = None
+
+    def _forget(self) -> None:
+        while self._remembered:
+            os.close(self._remembered.popitem()[1])
+
+    def _stat(self, root: Root, path: str) -> os.stat_result:
+        if self._remembered is None:
+            with self.parent(root, path) as (fd, name):
+                return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        above, _, name = path.rpartition("/")
+        fd = self._remembered.get((root, above), -1)
+        if fd < 0:
+            self._forget()
+            fd = self._remembered[root, above] = self._open_directory(root, above)
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+
     def stat(self, root: Root, path: str) -> os.stat_result | None:
         """None if it is missing, or its path leads through something else than directories."""
         try:
-            with self.parent(root, path) as (fd, name):
-                return os.stat(name, dir_fd=fd, follow_symlinks=False)
+            return self._stat(root, path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                 return None
@@ -198,7 +273,7 @@ class Places:
     def open(self, root: Root, path: str) -> int:
         """The inode at a path, as O_PATH; the root's for an empty path."""
         return opened_past_modes(
-            functools.partial(_native.openat2, self.roots[root], path or ".", INODE, 0, BENEATH)
+            partial(_native.openat2, self.roots[root], path or ".", INODE, 0, BENEATH)
         )
 
     # Steps
@@ -236,29 +311,39 @@ class Places:
                     self._set(step, step.old)
 
     def _rename(self, step: Step, *, again: bool) -> None:
-        assert step.moved is not None
-        flags = _native.RENAME_NOREPLACE if step.displaced is None else _native.RENAME_EXCHANGE
+        if self._held is not None:
+            source, name = self._held_parent(step.source_root, step.source)
+            parent, target = self._held_parent(step.root, step.path)
+            self._rename_from(step, source, name, parent, target, again=again)
+            return
         with (
             self.parent(step.source_root, step.source) as (source, name),
             self.parent(step.root, step.path) as (parent, target),
         ):
-            self._check_before(step, source, name, step.moved, again=again)
-            if step.displaced is not None:
-                self._check_before(step, parent, target, step.displaced, again=again)
-            if step.strip:
-                for attribute in step.strip:
-                    _remove_xattr(source, name, attribute)
-                reach("apply.stripped")
-            _rename(step, source, name, parent, target, flags)
-            # What was put, and what was displaced by it, are what was checked; else nothing has happened.
-            if self._is_still(step.moved, parent, target) and (
-                step.displaced is None or self._is_still(step.displaced, source, name)
-            ):
-                return
-            with contextlib.suppress(OSError):
-                _native.renameat2(parent, target, source, name, flags)
-            self._restore(step, source, name)
-            raise Displaced(step, _in_target(step))
+            self._rename_from(step, source, name, parent, target, again=again)
+
+    def _rename_from(
+        self, step: Step, source: int, name: str, parent: int, target: str, *, again: bool
+    ) -> None:
+        assert step.moved is not None
+        flags = _native.RENAME_NOREPLACE if step.displaced is None else _native.RENAME_EXCHANGE
+        self._check_before(step, source, name, step.moved, again=again)
+        if step.displaced is not None:
+            self._check_before(step, parent, target, step.displaced, again=again)
+        if step.strip:
+            for attribute in step.strip:
+                _remove_xattr(source, name, attribute)
+            reach("apply.stripped")
+        _rename(step, source, name, parent, target, flags)
+        # What was put, and what was displaced by it, are what was checked; else nothing has happened.
+        if self._is_still(step.moved, parent, target) and (
+            step.displaced is None or self._is_still(step.displaced, source, name)
+        ):
+            return
+        with suppress(OSError):
+            _native.renameat2(parent, target, source, name, flags)
+        self._restore(step, source, name)
+        raise Displaced(step, _in_target(step))
 
     def _check_before(self, step: Step, fd: int, name: str, seen: Seen, *, again: bool) -> None:
         st = attributes.stat_or_none(fd, name)
@@ -292,7 +377,7 @@ class Places:
                 _rename(step, parent, target, source, name, flags)
                 st = attributes.stat_or_none(source, name)
                 if st is None or st.st_ino != step.moved.ino:
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         _native.renameat2(source, name, parent, target, flags)
                     raise Displaced(step, _in_target(step))
         st = self.stat(step.source_root, step.source)
@@ -334,9 +419,7 @@ class Places:
         path = f"/proc/self/fd/{fd}/{name}"
         for attribute, value in step.strip.items():
             past_modes(
-                functools.partial(
-                    os.setxattr, path, attribute, bytes.fromhex(value), follow_symlinks=False
-                )
+                partial(os.setxattr, path, attribute, bytes.fromhex(value), follow_symlinks=False)
             )
 
     def _set(self, step: Step, meta: Meta | None) -> None:
@@ -371,7 +454,7 @@ def _set_meta(fd: int, st: os.stat_result, meta: Meta) -> None:
         if value is None:
             _remove_xattr(fd, "", name)
         else:
-            past_modes(functools.partial(os.setxattr, path, name, bytes.fromhex(value)))
+            past_modes(partial(os.setxattr, path, name, bytes.fromhex(value)))
     # What is as it shall be is left alone: it may be what nobody may change. An ACL changes the mode.
     if meta.mode is not None and (meta.xattrs or meta.mode != stat.S_IMODE(st.st_mode)):
         os.chmod(path, meta.mode)
@@ -382,7 +465,7 @@ def _set_meta(fd: int, st: os.stat_result, meta: Meta) -> None:
 def _remove_xattr(fd: int, name: str, attribute: str) -> None:
     path = f"/proc/self/fd/{fd}/{name}" if name else f"/proc/self/fd/{fd}"
     try:
-        past_modes(functools.partial(os.removexattr, path, attribute, follow_symlinks=not name))
+        past_modes(partial(os.removexattr, path, attribute, follow_symlinks=not name))
     except OSError as error:
         if error.errno != errno.ENODATA:
             raise

@@ -20,7 +20,7 @@ from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Final, TypeAlias
+    from typing import Final, Literal, TypeAlias
 
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.markers import DirectoryMarkers, Markers
@@ -50,6 +50,10 @@ class Found(NamedTuple):
 Entry: TypeAlias = "tuple[bytes, int, LayerDir, int]"
 """One entry of a listing: the name, the S_IFMT bits of its kind, the directory that has it, and its d_ino there. A
 plain tuple, since there are many."""
+
+
+Looked: TypeAlias = "Found | Literal[False] | None"
+"""What is known of a name: what it is, False: nothing, or None: not looked up."""
 
 
 class Merge:
@@ -108,17 +112,21 @@ class Merge:
             redirect=markers.redirect,
         )
 
-    def find_files(self, directory: Directory, names: Sequence[bytes]) -> list[Found | None]:
+    def find_files(self, directory: Directory, names: Sequence[bytes]) -> list[Looked]:
         """Look many names up, as far as that takes nothing but the attributes of the topmost layer's entry.
 
-        Returns: for each name what `find` does, or None: what it is takes a `find`.
+        What takes more is None: it takes a `find`.
         """
         top = directory.top
         fd = top.fd()
-        found: list[Found | None] = []
+        if_missing: Looked = None if directory.merged else False
+        found: list[Looked] = []
         for name in names:
             try:
                 st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                found.append(if_missing)
+                continue
             except OSError:
                 found.append(None)
                 continue

@@ -467,6 +467,35 @@ def test_a_symlink_in_place_of_a_directory_leads_nowhere(workspace: Workspace) -
     assert os.listdir(f"{lower}/e") == []
 
 
+def test_a_directory_swapped_between_two_files_of_it_is_as_it_was(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = workspace.add({"d": Dir(), "d/a": File(b"a")})
+    outside = lower + ".outside"
+    os.mkdir(outside)
+    write(f"{outside}/a", b"outside")
+    with workspace.mounted():
+        write("d/a", b"view")
+        write("d/b", b"view")
+
+    def reach(_: str) -> None:
+        if not os.path.lexists(f"{lower}/hidden") and read(f"{lower}/d/a") == b"view":
+            assert not os.path.exists(f"{lower}/d/b")
+            os.rename(f"{lower}/d", f"{lower}/hidden")
+            os.symlink(outside, f"{lower}/d")
+
+    monkeypatch.setattr(run, "reach", reach)
+    outcome = apply(lower, request(workspace))
+    assert [one.path for one in outcome.conflicts] == ["d"]
+    assert (os.listdir(outside), read(f"{outside}/a")) == (["a"], b"outside")
+    assert (os.listdir(f"{lower}/hidden"), read(f"{lower}/hidden/a")) == (["a"], b"a")
+    upper = f"{workspace.upper}/d"
+    assert {name: read(f"{upper}/{name}") for name in os.listdir(upper)} == {
+        "a": b"view",
+        "b": b"view",
+    }
+
+
 @pytest.mark.parametrize("kind", ["write", "replace", "make", "in deleted", "in a container"])
 def test_a_writer_between_check_and_step_loses_nothing(workspace: Workspace, kind: str) -> None:
     add = workspace.add_as_in_container if kind == "in a container" else workspace.add

@@ -65,20 +65,10 @@ def test_a_new_file_costs_few_calls(workspace: Workspace) -> None:
     """Of Python's functions and of system calls: 24, and 124 before new directories were taken as one."""
 
     def calls_of(count: int) -> int:
-        counted = 0
-
-        def count_one(_frame: object, event: str, _argument: object) -> None:
-            nonlocal counted
-            counted += event in ("call", "c_call")
-
         os.makedirs(f"{workspace.upper}/new-{count}")
         for number in range(count):
             write(f"{workspace.upper}/new-{count}/{number}", b"new")
-        sys.setprofile(count_one)
-        try:
-            apply(lower, request(workspace))
-        finally:
-            sys.setprofile(None)
+        counted = calls(lambda: apply(lower, request(workspace)))
         assert renamed(lower) == [f"new-{count}"]
         applying.drop(lower)
         return counted
@@ -86,6 +76,23 @@ def test_a_new_file_costs_few_calls(workspace: Workspace) -> None:
     lower = workspace.add({})
     few, many = calls_of(10), calls_of(60)
     assert (many - few) / 50 < 40
+
+
+def test_a_new_file_in_a_directory_of_the_layer_costs_few_calls(workspace: Workspace) -> None:
+    """Of Python's functions and of system calls: 180, and 243 before the directory of a step was kept open."""
+
+    def calls_of(count: int) -> int:
+        os.makedirs(f"{workspace.upper}/d")
+        for number in range(count):
+            write(f"{workspace.upper}/d/{count}-{number}", b"new")
+        counted = calls(lambda: apply(lower, request(workspace)))
+        assert len(renamed(lower)) == count
+        applying.drop(lower)
+        return counted
+
+    lower = workspace.add({"d": Dir()})
+    few, many = calls_of(10), calls_of(60)
+    assert (many - few) / 50 < 195
 
 
 @as_root
@@ -346,6 +353,22 @@ def apply_within(lower: str, asked: object) -> None:
     with Comparison.of_upper(upper, lowers, os.fsencode(asked.within)) as comparison:
         outcome = applying.apply(comparison, os.path.join(lower, asked.within), asked)
     assert not outcome.conflicts
+
+
+def calls(action: Callable[[], object]) -> int:
+    """How many functions of Python and of C an action calls."""
+    counted = 0
+
+    def count_one(_frame: object, event: str, _argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count_one)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return counted
 
 
 def renamed(lower: str) -> list[str]:
