@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "inspect": "print all about a view, for programs",
     "cp": "copy files into a view and out of it",
     "trace": "say which files programs look up, open, read, write, miss and execute",
+    "slim": "make a layer of only what a command has used",
     "try": "run a command on the host's files, then apply or discard what it changed",
     "diff": "list what a view has changed of its layers",
     "apply": "write what a view has changed into the directory below it",

@@ -29,6 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from overlaykit.layers.source import Source
+
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _LONGEST_NAME = 64
 _TREE = "tree"
@@ -134,9 +136,14 @@ class Store:
         _check(name)
         # Imported late: a view needs no source.
         from overlaykit.layers.source import parse_source
+
+        return self.add_from(name, parse_source(source_text), base=base)
+
+    def add_from(self, name: str, source: Source, *, base: Layer | None = None) -> StoredLayer:
+        """As `add`, of a source that is no text."""
+        _check(name)
         from overlaykit.layers.tree import Tree
 
-        source = parse_source(source_text)
         if os.path.lexists(self._path(name)):
             raise LayerExists(name)
         with staged(self.root, base=self._base) as (directory, path):
