@@ -123,14 +123,14 @@ void kept_close(int *fd)
 /* The node after `node` in the region; the first one if that is NULL, and NULL after the last. */
 static struct node *next_node(const struct node *node)
 {
-    char *at = (char *)region + sizeof *region;
-    if (node)
-        at = (char *)chunk_of(node) + bytes_of(chunk_of(node)->size_class);
-    for (; at < (char *)region + region->used;
-         at += bytes_of(((struct chunk *)(void *)at)->size_class))
-        if (((struct chunk *)(void *)at)->is_node &&
-            ((struct node *)(void *)((struct chunk *)(void *)at)->content)->id)
-            return (void *)((struct chunk *)(void *)at)->content;
+    const struct chunk *last = node ? chunk_of(node) : NULL;
+    char *at = last ? (char *)last + bytes_of(last->size_class) : (char *)(region + 1);
+    for (struct chunk *chunk; at < (char *)region + region->used;
+         at += bytes_of(chunk->size_class)) {
+        chunk = (void *)at;
+        if (chunk->is_node && ((struct node *)(void *)chunk->content)->id)
+            return (void *)chunk->content;
+    }
     return NULL;
 }
 
@@ -206,14 +206,7 @@ void kept_recover(void)
 {
     if (!region)
         return;
-    plane.ended = false;
-    plane.pending = plane.buckets = plane.count = 0;
-    plane.block = plane.reply = NULL;
-    plane.ids = plane.names = plane.crossing = NULL;
-    plane.forgotten = NULL;
-    plane.crossing_count = plane.crossing_room = plane.forgotten_count = plane.forgotten_room = 0;
-    plane.files = plane.directories = plane.hand = plane.names_kept = 0;
-    plane.forgets = plane.resent = false;
+    memset(&plane, 0, offsetof(struct state, device));
     for (struct node *node = next_node(NULL); node; node = next_node(node)) {
         leave(node);
         plane.count++;
@@ -347,12 +340,12 @@ PyObject *py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
     for (size_t at = 0; list && at < plane.handle_count; at++)
         native_append(&list,
                       Py_BuildValue("ii", plane.handles[at].used ? plane.handles[at].fd : -1, -1));
-    return list ? Py_BuildValue("KN", (unsigned long long)plane.requests, list) : NULL;
+    return list ? Py_BuildValue("KN", plane.requests, list) : NULL;
 }
 
 PyObject *py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id, above;
+    uint64_t id, above;
     const char *name;
     if (!PyArg_ParseTuple(args, "KKy", &id, &above, &name))
         return NULL;
@@ -364,7 +357,7 @@ PyObject *py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyObject *py_plane_keep(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
+    uint64_t id;
     int fd;
     if (!PyArg_ParseTuple(args, "Ki", &id, &fd))
         return NULL;
@@ -406,7 +399,7 @@ PyObject *py_plane_refuse(PyObject *Py_UNUSED(module), PyObject *number)
 
 PyObject *py_plane_begin_rename(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long above, onto, inode;
+    uint64_t above, onto, inode;
     unsigned flags;
     const char *name, *new_name;
     if (!PyArg_ParseTuple(args, "KyKyIK", &above, &name, &onto, &new_name, &flags, &inode))
@@ -423,9 +416,8 @@ PyObject *py_plane_renaming(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg
     const struct renaming *one = &plane.renaming;
     if (!one->above)
         Py_RETURN_NONE;
-    return Py_BuildValue("KyKyKN", (unsigned long long)one->above, one->name,
-                         (unsigned long long)one->onto, one->new_name,
-                         (unsigned long long)one->inode, PyBool_FromLong(one->under_way));
+    return Py_BuildValue("KyKyKN", one->above, one->name, one->onto, one->new_name, one->inode,
+                         PyBool_FromLong(one->under_way));
 }
 
 /* Give a node that is left another place. The node that is there, if any, has no name any more, or

@@ -216,9 +216,9 @@ static int list(struct listing *listing, int fd, uint64_t skipped)
             if (shows(directory, entry, &st, &known) && ++index > skipped &&
                 !emit_entry(listing, entry->name, name, directory->lists_inodes, known ? &st : NULL,
                             index + 2)) {
-                directory->position = index - 1;
-                directory->place = place;
-                return 0;
+                index--; /* where the next request continues */
+                size = 0;
+                break;
             }
             place = (off_t)entry->next;
         }

@@ -94,15 +94,27 @@ struct handle {
 };
 
 struct state {
+    /* Of this daemon alone: */
     bool ended;
-    int device;
-    char *block; /* of the request that is read */
+    bool forgets; /* Python has to, soon */
+    bool resent;  /* the request that Python is to answer may have begun */
+    char *block;  /* of the request that is read */
     size_t pending;
     char *reply;
     struct node **ids, **names; /* buckets; their number is a power of 2 */
-    size_t buckets, count;
+    size_t buckets, count, files, directories, hand, names_kept;
+    struct node **crossing;
+    size_t crossing_count, crossing_room;
+    struct forgotten {
+        uint64_t id;
+        int64_t change_time;
+    } *forgotten;
+    size_t forgotten_count, forgotten_room;
+    /* Also of a later one, which sets most of it again: */
+    int device;
     struct handle *handles;
-    size_t handle_count, files, directories, most_files, most_directories, hand, names_kept;
+    size_t handle_count;
+    uint64_t most_files, most_directories;
     uint32_t generation;
     dev_t upper_device;
     uint64_t upper_base;
@@ -111,15 +123,6 @@ struct state {
     uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
     uint32_t uid, gid;
     int static_nlink, xattr, acl, may_spin, no_open, keeps_names; /* set by PyArg_ParseTuple */
-    struct node **crossing;
-    size_t crossing_count, crossing_room;
-    struct forgotten {
-        uint64_t id;
-        int64_t change_time;
-    } *forgotten;
-    size_t forgotten_count, forgotten_room;
-    bool forgets; /* Python has to, soon */
-    /* For a later daemon: */
     struct fuse_in_header reading; /* of the request that was read last */
     struct begun {
         uint64_t unique;
@@ -127,7 +130,6 @@ struct state {
     } begun[BEGUN];     /* the last requests, by `unique` */
     uint64_t requests;
     uint64_t blame; /* that the requests under way get for the crash of the last daemon */
-    bool resent;    /* the request that Python is to answer may have begun */
     struct renaming {
         bool under_way;
         uint32_t flags;

@@ -369,7 +369,7 @@ static void evict(void)
 static struct {
     char *notes; /* NULL: no trace runs */
     size_t size, room;
-    unsigned long long opcodes, lost;
+    uint64_t opcodes, lost;
     bool is_due;            /* Python takes the notes before the next request is read */
     uint32_t programs[256]; /* that Python has named in the last second */
     int64_t named;
@@ -407,7 +407,7 @@ static void note(int error, const void *data, size_t size)
 
 PyObject *py_plane_trace(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long room;
+    uint64_t room;
     if (!PyArg_ParseTuple(args, "KK", &room, &trace.opcodes))
         return NULL;
     PyObject *taken = Py_BuildValue(
@@ -704,14 +704,11 @@ static bool answer_xattr(const struct fuse_in_header *header, struct node *node,
             strncmp(plane.reply + at, "trusted.", 8) == 0)
             return false;
     struct fuse_getxattr_out out = {.size = size < 0 ? 0 : (uint32_t)size};
-    if (size < 0)
-        reply(header->unique, ENODATA, NULL, 0);
-    else if (room == 0)
-        reply(header->unique, 0, &out, sizeof out);
-    else if ((size_t)size > room)
-        reply(header->unique, ERANGE, NULL, 0);
+    int error = size < 0 ? ENODATA : room && (size_t)size > room ? ERANGE : 0;
+    if (error || room)
+        reply(header->unique, error, plane.reply, error ? 0 : (size_t)size);
     else
-        reply(header->unique, 0, plane.reply, (size_t)size);
+        reply(header->unique, 0, &out, sizeof out);
     return true;
 }
 
@@ -1697,18 +1694,15 @@ bool plane_receive(struct fuse_buf *buffer, int *result)
 
 PyObject *py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long seconds, directories, files;
     uint32_t (*unmapped)[2] = plane.unmapped;
-    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKpp", &seconds, &plane.nanoseconds, &unmapped[0][0],
-                          &unmapped[0][1], &unmapped[1][0], &unmapped[1][1], &plane.static_nlink,
-                          &plane.xattr, &plane.acl, &plane.may_spin, &directories, &files,
-                          &plane.no_open, &plane.keeps_names))
+    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKpp", &plane.seconds, &plane.nanoseconds,
+                          &unmapped[0][0], &unmapped[0][1], &unmapped[1][0], &unmapped[1][1],
+                          &plane.static_nlink, &plane.xattr, &plane.acl, &plane.may_spin,
+                          &plane.most_directories, &plane.most_files, &plane.no_open,
+                          &plane.keeps_names))
         return NULL;
-    plane.seconds = seconds;
     plane.uid = geteuid();
     plane.gid = getegid();
-    plane.most_directories = (size_t)directories;
-    plane.most_files = (size_t)files;
     static bool started;
     if (!started)
         kept_recover();
@@ -1760,16 +1754,14 @@ static PyObject *crossing(struct node *node)
     for (size_t at = 0; handles && at < plane.handle_count && node->handles; at++) {
         if (!plane.handles[at].used || plane.handles[at].node != node)
             continue;
-        native_append(&handles,
-                      Py_BuildValue("KN", (unsigned long long)number_of(&plane.handles[at]),
-                                    PyBool_FromLong(plane.handles[at].writable)));
+        native_append(&handles, Py_BuildValue("KN", number_of(&plane.handles[at]),
+                                              PyBool_FromLong(plane.handles[at].writable)));
     }
     PyObject *modified =
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
-    return Py_BuildValue("KyKKNL(NLLN)iNbN", (unsigned long long)(*node->name ? node->above_id : 0),
-                         is_below ? node->link->name : node->name, (unsigned long long)node->id,
-                         (unsigned long long)node->lookups, handles, (long long)node->change_time,
-                         modified, (long long)node->asked, (long long)node->opened,
+    return Py_BuildValue("KyKKNL(NLLN)iNbN", (*node->name ? node->above_id : 0),
+                         is_below ? node->link->name : node->name, node->id, node->lookups, handles,
+                         node->change_time, modified, node->asked, node->opened,
                          PyBool_FromLong(node->direct), fd, PyBool_FromLong(node->made),
                          node->found_at, PyBool_FromLong(node->left));
 }
@@ -1792,7 +1784,7 @@ PyObject *py_plane_crossings(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ar
 
 PyObject *py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
+    uint64_t id;
     const char *name;
     if (!PyArg_ParseTuple(args, "Ky", &id, &name))
         return NULL;
@@ -1838,8 +1830,8 @@ static bool has_capability(int fd, const char *name)
 
 PyObject *py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id, above_id, lookups;
-    long long change_time, asked, opened;
+    uint64_t id, above_id, lookups;
+    int64_t change_time, asked, opened;
     const char *name;
     unsigned handles;
     int fd, direct;
@@ -1951,10 +1943,9 @@ PyObject *py_plane_to_change(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ar
         close_node(change.node);
         Py_RETURN_NONE;
     }
-    return Py_BuildValue("IKKybIIKy", header->opcode, (unsigned long long)change.node->id,
-                         (unsigned long long)change.node->above->id, change.node->name,
-                         change.node->found_at, change.flags, header->pid,
-                         change.onto ? (unsigned long long)change.onto->id : 0, change.new_name);
+    return Py_BuildValue("IKKybIIKy", header->opcode, change.node->id, change.node->above->id,
+                         change.node->name, change.node->found_at, change.flags, header->pid,
+                         change.onto ? change.onto->id : 0, change.new_name);
 }
 
 PyObject *py_plane_take_removal(PyObject *Py_UNUSED(module), PyObject *given)
@@ -1983,7 +1974,7 @@ PyObject *py_plane_take_removal(PyObject *Py_UNUSED(module), PyObject *given)
 PyObject *py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
 {
     const struct fuse_in_header *header = (void *)plane.block;
-    long long change_time;
+    int64_t change_time;
     int fd;
     struct stat st;
     struct change change;
@@ -2023,7 +2014,7 @@ ABOUT_NODE(crossed)
 
 PyObject *py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long number, python;
+    uint64_t number, python;
     if (!PyArg_ParseTuple(args, "KK", &number, &python))
         return NULL;
     struct handle *handle = handle_of(number);
@@ -2040,7 +2031,7 @@ PyObject *py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyObject *py_plane_open(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id, python;
+    uint64_t id, python;
     int writable;
     if (!PyArg_ParseTuple(args, "KKp", &id, &python, &writable))
         return NULL;
@@ -2072,9 +2063,20 @@ static struct node *node_of_python(uint64_t id)
     return node && node->owner == PYTHON ? node : NULL;
 }
 
+/* Keep a copy of a directory's descriptor, unless there is one. Returns whether there is one now.
+ */
+static bool keep_directory(int *kept, int fd)
+{
+    if (*kept < 0 && fd >= 0) {
+        *kept = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        plane.directories += *kept >= 0;
+    }
+    return *kept >= 0;
+}
+
 PyObject *py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id, above, base;
+    uint64_t id, above, base;
     int fd, lists, below;
     struct stat st;
     if (!PyArg_ParseTuple(args, "KKiKpp", &id, &above, &fd, &base, &lists, &below))
@@ -2083,12 +2085,8 @@ PyObject *py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
     if (!node)
         Py_RETURN_FALSE;
     if (node->fd < 0) {
-        if (fstat(fd, &st) < 0 || is_marked(fd))
+        if (fstat(fd, &st) < 0 || is_marked(fd) || !keep_directory(&node->fd, fd))
             Py_RETURN_FALSE;
-        node->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        if (node->fd < 0)
-            Py_RETURN_FALSE;
-        plane.directories++;
         node->device = st.st_dev;
     }
     node->kind = S_IFDIR;
@@ -2118,26 +2116,16 @@ static bool keep_lowers(struct node *node, PyObject *list)
     return !PyErr_Occurred();
 }
 
-/* Keep a copy of the descriptor of a directory's upper. Returns whether there is one. */
-static bool keep_upper(struct node *node, int fd)
-{
-    if (node->upper < 0 && fd >= 0) {
-        node->upper = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        plane.directories += node->upper >= 0;
-    }
-    return node->upper >= 0;
-}
-
 PyObject *py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id, base;
+    uint64_t id, base;
     int fd;
     PyObject *lowers;
     struct stat st;
     if (!PyArg_ParseTuple(args, "KiKO", &id, &fd, &base, &lowers))
         return NULL;
     struct node *node = node_of_python(id);
-    if (!node || node->changes || fstat(fd, &st) < 0 || !keep_upper(node, fd))
+    if (!node || node->changes || fstat(fd, &st) < 0 || !keep_directory(&node->upper, fd))
         Py_RETURN_FALSE;
     plane.upper_device = st.st_dev;
     plane.upper_base = base;
@@ -2155,7 +2143,7 @@ static bool take_names(struct node *node, PyObject *lowers, PyObject *names)
     for (size_t at = 0; at < node->lowers->count; at++) {
         struct place *place = &node->lowers->at[at];
         struct stat st;
-        unsigned long long base;
+        uint64_t base;
         int below;
         if (!PyArg_ParseTuple(PyList_GetItem(lowers, (Py_ssize_t)at), "Kp", &base, &below))
             return false;
@@ -2166,7 +2154,7 @@ static bool take_names(struct node *node, PyObject *lowers, PyObject *names)
     if (PyTuple_Check(names)) {
         struct lone lone;
         int is_trusted;
-        unsigned long long most;
+        uint64_t most;
         if (!PyArg_ParseTuple(names, "IpK", &lone.place, &is_trusted, &most))
             return false;
         lone.is_trusted = is_trusted != 0;
@@ -2175,7 +2163,7 @@ static bool take_names(struct node *node, PyObject *lowers, PyObject *names)
     }
     for (Py_ssize_t at = 0; at < PyList_Size(names); at++) {
         const char *text;
-        unsigned long long inode;
+        uint64_t inode;
         unsigned char place, type;
         if (!PyArg_ParseTuple(PyList_GetItem(names, at), "ybbK", &text, &place, &type, &inode))
             return false;
@@ -2189,14 +2177,14 @@ static bool take_names(struct node *node, PyObject *lowers, PyObject *names)
 
 PyObject *py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id, above;
+    uint64_t id, above;
     int upper, lists;
     PyObject *descriptors, *lowers, *names;
     if (!PyArg_ParseTuple(args, "KKiOOpO", &id, &above, &upper, &descriptors, &lowers, &lists,
                           &names))
         return NULL;
     struct node *node = node_of_python(id);
-    if (!node || node->names || (upper >= 0 && !keep_upper(node, upper)))
+    if (!node || node->names || (upper >= 0 && !keep_directory(&node->upper, upper)))
         Py_RETURN_FALSE;
     if (!keep_lowers(node, descriptors))
         return NULL;
@@ -2234,8 +2222,8 @@ PyObject *py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args)
     size_t before = opcode == FUSE_CREATE  ? sizeof(struct fuse_create_in)
                     : opcode == FUSE_MKDIR ? sizeof(struct fuse_mkdir_in)
                                            : 0;
-    return Py_BuildValue("KIiiIy", (unsigned long long)node->id, ++node->asked_of_python, lists,
-                         makes, header->pid, lists ? "" : (const char *)listing + before);
+    return Py_BuildValue("KIiiIy", node->id, ++node->asked_of_python, lists, makes, header->pid,
+                         lists ? "" : (const char *)listing + before);
 }
 
 PyObject *py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
@@ -2253,7 +2241,7 @@ ABOUT_NODE(place)
 {
     if (!node || !*node->name)
         Py_RETURN_NONE;
-    return Py_BuildValue("Ky", (unsigned long long)node->above_id, node->name);
+    return Py_BuildValue("Ky", node->above_id, node->name);
 }
 
 ABOUT_NODE(is_granted) { return PyLong_FromLong(!node ? 0 : node->changes ? 2 : node->granted); }
@@ -2268,7 +2256,7 @@ ABOUT_NODE(changed)
 
 PyObject *py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
+    uint64_t id;
     int only_names;
     const char *name;
     if (!PyArg_ParseTuple(args, "Kpy", &id, &only_names, &name))
@@ -2300,7 +2288,7 @@ PyObject *py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
 
 PyObject *py_plane_incomplete(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
+    uint64_t id;
     int error;
     if (!PyArg_ParseTuple(args, "Ki", &id, &error))
         return NULL;
@@ -2325,7 +2313,7 @@ PyObject *py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args)
 
 PyObject *py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    unsigned long long nodes = 0, lookups = 0, files = 0;
+    uint64_t nodes = 0, lookups = 0, files = 0;
     for (size_t at = 0; at < plane.buckets; at++)
         for (struct node *node = plane.ids[at]; node; node = node->next_id)
             if (node->owner == OURS) {
@@ -2334,30 +2322,16 @@ PyObject *py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
             }
     for (size_t at = 0; at < plane.handle_count; at++)
         files += plane.handles[at].used && !plane.handles[at].python && !plane.no_open;
-    return Py_BuildValue("KKKK", nodes, lookups, files, (unsigned long long)plane.directories);
-}
-
-/* Note a descriptor of those that Python closes. */
-static void take(int *all, size_t *count, int *fd)
-{
-    if (*fd >= 0 && *count < BLOCK_BYTES / sizeof *all)
-        all[(*count)++] = *fd;
-    *fd = -1;
+    return Py_BuildValue("KKKK", nodes, lookups, files, plane.directories);
 }
 
 PyObject *py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    int *all = (void *)plane.reply;
-    size_t count = 0;
     for (size_t at = 0; at < plane.handle_count; at++)
         if (plane.handles[at].used)
             close_handle(&plane.handles[at]);
     for (size_t at = 0; at < plane.buckets; at++)
-        for (struct node *node = plane.ids[at]; node; node = node->next_id) {
-            take(all, &count, &node->fd);
-            take(all, &count, &node->upper);
-            for (size_t lower = 0; node->lowers && lower < node->lowers->count; lower++)
-                take(all, &count, &node->lowers->at[lower].fd);
-        }
-    return PyBytes_FromStringAndSize(plane.reply, (Py_ssize_t)(count * sizeof *all));
+        for (struct node *node = plane.ids[at]; node; node = node->next_id)
+            close_node(node);
+    Py_RETURN_NONE;
 }
