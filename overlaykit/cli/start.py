@@ -189,7 +189,7 @@ def _launch(
             os.close(name_lock)
 
         raise SystemExit(run_machine.launch_named(view, args, command, env, lasting, on_start))
-    own = {"name": view.name}
+    own: dict[str, Any] = {"name": view.name}
     if args.upper is None and not args.read_only:
         own["upper"] = view.upper
     run.launch(args, command, env, passed, lasting=lasting, **own)
