@@ -63,11 +63,12 @@ def test_abstract_sockets_of_the_host_are_out_of_reach(user: TestUser) -> None:
 
 
 def test_processes_of_a_view_reach_one_anothers_abstract_sockets(user: TestUser) -> None:
+    name = f"\\0overlaykit-test-own-{os.getpid()}"  # the same test may run beside this one
     program = (
         "import os, socket\n"
         "s, c = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)\n"
-        "s.bind('\\0overlaykit-test'); s.listen()\n"
-        "os.fork() or (c.connect('\\0overlaykit-test'), print('reached', flush=True), os._exit(0))\n"
+        f"s.bind('{name}'); s.listen()\n"
+        f"os.fork() or (c.connect('{name}'), print('reached', flush=True), os._exit(0))\n"
         "os.wait()\n"
     )
     for network in ("private", "host"):
