@@ -125,6 +125,20 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("overlaykit ps --filter label=tier=web --json", "some, for programs"),
         ("overlaykit ps --apps --watch", "the apps of the profile, live"),
     ),
+    "trace": (
+        ("overlaykit trace web", "what the programs of a running view do with files, until Ctrl-C"),
+        (
+            "overlaykit trace --only missed,executed -o used -- make",
+            "a command from its start; all events in a file for 'slim'",
+        ),
+    ),
+    "slim": (
+        (
+            "overlaykit slim -o small -- python3 -m compileall .",
+            "run it, and make a layer of what it used",
+        ),
+        ("overlaykit slim --from used -o small", "of what a trace says"),
+    ),
     "explain": (("overlaykit explain web /usr/bin/python3", "where the file comes from"),),
     "server": (
         ("overlaykit server status", "whether it runs"),
