@@ -2325,13 +2325,27 @@ PyObject *py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return Py_BuildValue("KKKK", nodes, lookups, files, plane.directories);
 }
 
+/* Note a descriptor of those that Python closes. */
+static void take(int *all, size_t *count, int *fd)
+{
+    if (*fd >= 0 && *count < BLOCK_BYTES / sizeof *all)
+        all[(*count)++] = *fd;
+    *fd = -1;
+}
+
 PyObject *py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
+    int *all = (void *)plane.reply;
+    size_t count = 0;
     for (size_t at = 0; at < plane.handle_count; at++)
         if (plane.handles[at].used)
             close_handle(&plane.handles[at]);
     for (size_t at = 0; at < plane.buckets; at++)
-        for (struct node *node = plane.ids[at]; node; node = node->next_id)
-            close_node(node);
-    Py_RETURN_NONE;
+        for (struct node *node = plane.ids[at]; node; node = node->next_id) {
+            take(all, &count, &node->fd);
+            take(all, &count, &node->upper);
+            for (size_t lower = 0; node->lowers && lower < node->lowers->count; lower++)
+                take(all, &count, &node->lowers->at[lower].fd);
+        }
+    return PyBytes_FromStringAndSize(plane.reply, (Py_ssize_t)(count * sizeof *all));
 }
