@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
         run_machine.check(args)
         if temporary and not args.detach:
-            return run_machine.launch(args, command, env)
+            return run_machine.launch(args, command, env, name=args.name)
     elif temporary and not args.detach:
         launch(args, command, env, passed)
     with signals.held():

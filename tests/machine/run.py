@@ -41,6 +41,17 @@ class Run:
         output, errors = self.process.communicate(given, timeout=ENOUGH)
         return self.process.returncode, output, errors
 
+    def execute(self, given: bytes, *arguments: str) -> tuple[int, bytes, bytes]:
+        """The status and both outputs of another command in the machine, once it can be executed."""
+        command = [sys.executable, "-m", "overlaykit", "exec", *arguments]
+        while True:
+            done = subprocess.run(
+                command, input=given, capture_output=True, check=False, timeout=ENOUGH
+            )
+            # 125: the machine is not there yet.
+            if done.returncode != 125 or self.process.poll() is not None:
+                return done.returncode, done.stdout, done.stderr
+
     def family(self) -> dict[int, str]:
         """The processes below this one, by number: the names of their programs."""
         return {one: _program(one) for one in _descendants(self.process.pid)}

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -30,8 +31,10 @@ df -B1 --output=size / | tail -1; nproc; uname -r
 cat own; perl -e 'rename "dir", "moved" or die' && cat moved/deep
 echo changed >file && cat file; rm old; ls
 seq 100000
+while ! [ -e /tmp/beside ]; do sleep 0.1; done
 kill -USR1 $$
 """
+BESIDE = "cat; id -un; pwd; touch /tmp/beside; exit 4"
 
 
 def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLike[str]) -> None:
@@ -48,13 +51,20 @@ def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLi
     with open(os.path.join(layer, "dir", "deep"), "w", encoding="ascii") as file:
         file.write("moves along\n")
     os.chmod(layer, 0o777)
-    done = Run(
-        *(kernel, "--disk", "50g", "-e", "WORD=a word", "-u", "12:34", "--hostname", "inside"),
-        *("-l", os.path.dirname(layer), "-l", "host", "-w", "/of-a-machine"),
-        *("--", "sh", "-c", SCRIPT),
-        umask=0o027,
-    ).end(b"given\n" * 20000)
-    status, output, errors = done
+    name = f"machine-{os.urandom(4).hex()}"
+    with (
+        Run(
+            *(kernel, "--disk", "50g", "-e", "WORD=a word", "-u", "12:34", "--hostname", "inside"),
+            *("-l", os.path.dirname(layer), "-l", "host", "-w", "/of-a-machine"),
+            *("--rm", "--name", name, "--", "sh", "-c", SCRIPT),
+            umask=0o027,
+        ) as machine,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        options = ("-i", "-u", "nobody", "-w", "/of-a-machine", name)
+        beside = pool.submit(machine.execute, b"given too\n", *options, "--", "sh", "-c", BESIDE)
+        status, output, errors = machine.end(b"given\n" * 20000)
+        assert beside.result() == (4, b"given too\nnobody\n/of-a-machine\n", b"")
     assert (status, errors) == (128 + signal.SIGUSR1, b"error\nagain\n")
     given, _, rest = output.decode().partition("12\n")
     group, directory, word, host, umask, size, processors, release, *more = rest.splitlines()
