@@ -649,14 +649,8 @@ class _Planner:
         if self._comparison.new.has_other_owner(left.old, new):
             what = frozenset(("owner",))
         renamed = Change(path=change.path, kind="renamed", old=left.old, new=new, what=what)
-        try:
-            merged = self._merger.merged(renamed, source, st)
-        except (NotMerged, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            self._conflict(change.path, f"{reason}: {why}" if self._base.merges else reason)
-            return
-        if not self._base.merges:
-            self._conflict(change.path, reason, can_merge=True)
+        merged, _ = self._merged(renamed, source, st, reason)
+        if merged is None:
             return
         self.conflicts.pop(left.path, None)
         self.merged[change.path] = merged
@@ -698,19 +692,27 @@ class _Planner:
 
     def _merge(self, change: Change, place: bytes, st: os.stat_result, reason: str) -> None:
         """Merge a file that both have changed, if that is asked for, else name the conflict."""
+        merged, is_there = self._merged(change, place, st, reason)
+        if is_there:
+            self.agreed.add((change.path, False, False))
+        elif merged is not None:
+            self.merged[change.path] = merged
+
+    def _merged(
+        self, change: Change, place: bytes, st: os.stat_result, reason: str
+    ) -> tuple[Text | None, bool]:
+        """What both have made of a file, and whether that is there; None if a conflict is named in its place."""
         try:
             merged = self._merger.merged(change, place, st)
             is_there = change.kind == "changed" and self._merger.is_unchanged(merged, place, st)
         except (NotMerged, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             self._conflict(change.path, f"{reason}: {why}" if self._base.merges else reason)
-            return
+            return None, False
         if not self._base.merges:
             self._conflict(change.path, reason, can_merge=True)
-        elif is_there:
-            self.agreed.add((change.path, False, False))
-        else:
-            self.merged[change.path] = merged
+            return None, False
+        return merged, is_there
 
     def _is_leaving_below(self, place: bytes) -> Callable[[str], bool]:
         top = place + b"/" if place else b""

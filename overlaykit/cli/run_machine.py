@@ -91,11 +91,8 @@ def launch(
             share_home=args.share_home,
             hostname=args.hostname,
             env=env,
-            cwd=args.cwd,
-            umask=_umask(),
-            identity=launch_options.identity(args).get("identity"),
             terminal=terminal,
-            size=rawmode.size,
+            **_surroundings(args),
             note=note,
             on_ready=ready,
             name=name,
@@ -103,6 +100,16 @@ def launch(
             log=log,
             **launch_options.labels(args),
         )
+
+
+def _surroundings(args: Any) -> dict[str, Any]:
+    """What a command has from its caller, as arguments of `machine.run` and of `machine_joining.run`."""
+    return {
+        "cwd": args.cwd,
+        "umask": _umask(),
+        "identity": launch_options.identity(args).get("identity"),
+        "size": rawmode.size,
+    }
 
 
 def launch_in(found: RunningView, args: Any, command: list[str], env: Environment) -> int:
@@ -117,11 +124,8 @@ def launch_in(found: RunningView, args: Any, command: list[str], env: Environmen
             found,
             command,
             env=env,
-            cwd=args.cwd,
-            umask=_umask(),
-            identity=launch_options.identity(args).get("identity"),
             terminal=terminal,
-            size=rawmode.size,
+            **_surroundings(args),
             note=output.print_error,
             on_ready=lambda resize: _ready(terminal, stack, resize),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 
-from overlaykit import signals
 from overlaykit.cli import run, trace
 from overlaykit.cli.options import Options, Usage
 from overlaykit.cli.output import print_error
@@ -45,13 +44,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    with signals.held():
-        from overlaykit.namespace import descriptors
-
-    inherited = descriptors.inherited()  # before any other is opened
-    if {"-h", "--help"}.intersection(arguments[:1]):
-        parser().parse_args(arguments)
-    args = options().parse(arguments)
+    args, inherited = trace.parse(arguments, options(), parser)
     if args.output is None:
         raise Usage("slim", "-o: give the new layer a name")
     name: str = args.output

@@ -68,13 +68,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    with signals.held():
-        from overlaykit.namespace import descriptors
-
-    inherited = descriptors.inherited()  # before any other is opened
-    if {"-h", "--help"}.intersection(arguments[:1]):
-        parser().parse_args(arguments)
-    args = options().parse(arguments)
+    args, inherited = parse(arguments, options(), parser)
     words: list[str] = args.command
     follows_dashes = arguments[: len(arguments) - len(words)][-1:] == ["--"]
     if words[:1] == ["--"] or follows_dashes:
@@ -94,6 +88,22 @@ def main(arguments: list[str]) -> int:
             output.take(events)
     output.summarize()
     return 0
+
+
+def parse(
+    arguments: list[str], declared: Options, parser: Callable[[], Parser]
+) -> tuple[Any, frozenset[int]]:
+    """The values of the options, and the descriptors that the caller has passed. Help is printed if only that is asked.
+
+    Requires: no descriptor was opened before.
+    """
+    with signals.held():
+        from overlaykit.namespace import descriptors
+
+    inherited = descriptors.inherited()
+    if {"-h", "--help"}.intersection(arguments[:1]):
+        parser().parse_args(arguments)
+    return declared.parse(arguments), inherited
 
 
 class _Stopped(Exception):
