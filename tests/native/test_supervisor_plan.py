@@ -298,8 +298,13 @@ def test_whatever_is_understood_is_carried_out_or_fails_by_name() -> None:
     """In namespaces of the test's own, with nothing of the machine's writable."""
     _native.unshare(_native.CLONE_NEWUTS | _native.CLONE_NEWNET | _native.CLONE_NEWIPC)
     _native.mount_setattr(_native.AT_FDCWD, "/", _native.AT_RECURSIVE, _native.MOUNT_ATTR_RDONLY)
+    package = os.path.dirname(plans.SUPERVISOR)
+    clone = _native.open_tree(_native.AT_FDCWD, package, _native.OPEN_TREE_CLONE)
     for place in "/mnt", "/tmp", "/run":
         _native.mount("tmpfs", place, "tmpfs", 0)
+    os.makedirs(package, exist_ok=True)  # Of a checkout in one of these.
+    _native.move_mount(clone, "", _native.AT_FDCWD, package, _native.MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(clone)
     os.symlink("loop", "/mnt/loop")
     os.symlink("/mnt/..", "/mnt/up")
     with open("/mnt/file", "wb"):
