@@ -1423,7 +1423,7 @@ static bool answer_without_handle(struct fuse_in_header *header)
     struct node *node = find(header->nodeid);
     if (header->opcode == FUSE_FLUSH || header->opcode == FUSE_RELEASE)
         return reply(header->unique, header->opcode == FUSE_FLUSH ? ENOSYS : 0, NULL, 0), true;
-    if (!node || node->owner == PYTHON || node->owner == CROSSING)
+    if (!node || node->owner == PYTHON || node->owner == CROSSING || node->left)
         return false;
     struct handle *handle = shared_handle(node, header->opcode != FUSE_READ);
     if (!handle)
@@ -2275,6 +2275,43 @@ PyObject *py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
     node->lists = node->reading = false;
     node->changes = node->changes && only_names;
     return PyBool_FromLong(reading);
+}
+
+/* The directories that programs are reading. */
+PyObject *py_plane_readers(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    PyObject *list = PyList_New(0);
+    for (size_t at = 0; at < plane.buckets; at++)
+        for (struct node *node = plane.ids[at]; list && node; node = node->next_id)
+            if (node->reading)
+                native_append(&list, PyLong_FromUnsignedLongLong(node->id));
+    return list;
+}
+
+/* Leave all nodes to Python, as a daemon that ends leaves them to a later one: the layers are
+ * others from now on. Open files of lowers, and those without a name, stay open. */
+PyObject *py_plane_leave(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    for (size_t at = 0; at < plane.handle_count; at++) {
+        struct handle *handle = &plane.handles[at];
+        if (!handle->used || !handle->node || !handle->node->made || handle->node->removed)
+            continue;
+        restore_times(handle);
+        plane.files -= handle->fd >= 0;
+        kept_close(&handle->fd);
+        if (plane.no_open)
+            drop_handle(handle);
+    }
+    for (size_t at = 0; at < plane.buckets; at++)
+        for (struct node *node = plane.ids[at]; node; node = node->next_id) {
+            if (node->owner != PYTHON && (node->owner != OURS || node->removed))
+                continue;
+            node->left = node->owner == OURS;
+            node->made = false;
+            close_node(node);
+            node->lists = node->reading = node->changes = false;
+        }
+    Py_RETURN_NONE;
 }
 
 PyObject *py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)

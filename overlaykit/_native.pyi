@@ -408,6 +408,15 @@ def plane_incomplete(nodeid: int, error: int, /) -> int:
 def plane_is_granted(nodeid: int, /) -> int:
     """Whether the directory is granted: 1 for reading, 2 for changes; else 0."""
 
+def plane_readers() -> list[int]:
+    """The nodeids of the directories that programs are reading."""
+
+def plane_leave() -> None:
+    """Leave all nodes with a name to Python, each once a request names it. Ends all grants.
+
+    Requires: what they stand for can be found by name; no program reads a directory (`plane_readers`).
+    """
+
 def plane_revoke(nodeid: int, only_names: bool, name: bytes, /) -> bool:
     """End a grant; or, with `only_names`, what `plane_resolve` began: of a name, which is Python's then, or of all.
 

@@ -11,7 +11,7 @@ import os
 
 from overlaykit.errors import Error
 from overlaykit.record import Record
-from overlaykit.scope import suppress
+from overlaykit.views.flushing import flush
 from overlaykit.views.registry import ANSWER_SECONDS, DaemonSilent, NotRunning, Registry
 
 TYPE_CHECKING = False
@@ -331,18 +331,3 @@ class Events:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def flush(about: About) -> None:
-    """Have the kernel write to the upper what programs have written to a mount, if that can be reached."""
-    from overlaykit import attributes
-
-    with suppress(OSError):
-        fd = os.open(
-            about.target or f"/proc/{about.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        )
-        try:
-            if os.fstat(fd).st_dev == about.device:
-                attributes.sync_file_system(fd)
-        finally:
-            os.close(fd)

@@ -76,6 +76,16 @@ def set_limit(path: str, project: int, size: int) -> None:
         os.close(fd)
 
 
+def hand_down(source: int, target: int) -> None:
+    """Let what is made in one directory belong to the project of another, if that is one of ours. Raises: OSError."""
+    try:
+        project = _project(source)
+    except OSError:  # its file system has none
+        return
+    if project >= _FIRST:
+        _set_project(target, project)
+
+
 def end_limit(path: str, expected: int | None = None) -> None:
     """End the limit of the directory's project, if it has one of ours, and the `expected` one. The project stays."""
     with suppress(OSError):

@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "inodes",
         "lean",
         "privilege",
+        "projects",
         "record",
         "rmtree",
         "scope",

@@ -16,7 +16,7 @@ from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Final, Self, TypeVar
 
     T = TypeVar("T", bound=Record)
@@ -54,6 +54,18 @@ class Stats(Record):
 
 class Stack(Record):
     """Which directories the daemon merges."""
+
+
+class Freeze(Record):
+    """Let the upper be a lower from now on, and a new, empty one take its place (`overlay.freezing`).
+
+    Sent with descriptors of the directory above the upper, of that above the work directory, and of the one that the
+    two go to, whose path is `path`. `upper`, `work`: their names. The answer is as that to `Stack`.
+    """
+
+    path: str
+    upper: str
+    work: str
 
 
 class Trace(Record):
@@ -103,12 +115,15 @@ class Measured(Record):
 class Stacked(Record):
     """`upper`, `layers`: paths as the daemon was given them, the layers top first; no upper: it is read-only.
 
-    `attributes`: the prefix of the overlay attributes that it writes.
+    `attributes`: the prefix of the overlay attributes that it writes. `frozen`: how many of the layers, the first ones,
+    were uppers. `work`: the upper's work directory.
     """
 
     upper: str | None
     layers: tuple[str, ...]
     attributes: str
+    frozen: int = 0
+    work: str | None = None
 
 
 class Tracing(Record):
@@ -133,7 +148,7 @@ class Refusal(Record):
         return OSError(number, self.message, *(() if self.path is None else (self.path,)))
 
 
-Request = Version | Explain | Diff | Stats | Stack | Trace | End
+Request = Version | Explain | Diff | Stats | Stack | Freeze | Trace | End
 Answer = Versions | Explanation | Compared | Measured | Stacked | Tracing | Ending
 
 _REQUESTS: Final[dict[str, type[Request]]] = {
@@ -142,6 +157,7 @@ _REQUESTS: Final[dict[str, type[Request]]] = {
     "diff": Diff,
     "stats": Stats,
     "stack": Stack,
+    "freeze": Freeze,
     "trace": Trace,
     "end": End,
 }
@@ -225,12 +241,12 @@ class Connection:
             self.close()
             raise
 
-    def ask(self, request: Request, kind: type[T]) -> T:
-        """Send a request whose answer is a `kind`.
+    def ask(self, request: Request, kind: type[T], descriptors: Sequence[int] = ()) -> T:
+        """Send a request whose answer is a `kind`, with `descriptors`.
 
         Raises: OSError of a `Refusal`; ECONNRESET or EPIPE: the daemon has ended the connection; TimeoutError.
         """
-        self._send(request)
+        self._send(request, descriptors)
         data = codec.parsed(b"".join(next(self._pieces())))
         if "error" in data:
             raise codec.convert(data["error"], Refusal).error()
@@ -263,9 +279,12 @@ class Connection:
                     raise codec.convert(data["error"], Refusal).error()
                 return
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
         name = next(name for name, one in _REQUESTS.items() if one is type(request))
-        self._socket.sendall(codec.line({"request": name} | vars(request)))
+        line = codec.line({"request": name} | vars(request))
+        if descriptors:
+            line = line[sockets.send_fds(self._socket, [line], descriptors) :]
+        self._socket.sendall(line)
 
     def _pieces(self) -> Iterator[list[bytes]]:
         """The lines that have arrived, again and again. Raises: ConnectionResetError; TimeoutError."""

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,6 +24,7 @@ from overlaykit.fuse.control import (
     End,
     Ending,
     Explain,
+    Freeze,
     Measured,
     Stack,
     Stacked,
@@ -33,6 +35,7 @@ from overlaykit.fuse.control import (
     Versions,
 )
 from overlaykit.overlay.explain import explain
+from overlaykit.overlay.freezing import Places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +49,11 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _MOST_CLIENTS: Final = 32
+_FREEZES_WITH: Final = 3
+_QUIET_WITHIN_SECONDS: Final = 5.0
+"""How long a freeze waits for a moment without a copy-up or a sync under way."""
+_MOST_DESCRIPTORS: Final = 8
+_FD_BYTES: Final = 4
 _LAST_SECONDS: Final = 1.0
 """For the last events of a trace, at the end of the mount."""
 
@@ -106,7 +114,18 @@ async def _converse(
     end: Callable[[], None],
     note_use: Callable[[], None],
 ) -> None:
-    lines = _Lines(stream)
+    with contextlib.closing(_Lines(stream)) as lines:
+        await _converse_in(lines, stream, operations, comparisons, end, note_use)
+
+
+async def _converse_in(
+    lines: _Lines,
+    stream: trio.SocketStream,
+    operations: Operations,
+    comparisons: Comparisons,
+    end: Callable[[], None],
+    note_use: Callable[[], None],
+) -> None:
     while True:
         try:
             line = await lines.next()
@@ -122,8 +141,31 @@ async def _converse(
         elif isinstance(answer, Trace):
             await _trace(stream, operations, note_use)
             return
+        elif isinstance(answer, Freeze):
+            await stream.send_all(await _frozen(answer, operations, lines.take_descriptors()))
         elif not await _has_answered(comparisons, answer):
             return
+
+
+async def _frozen(request: Freeze, operations: Operations, descriptors: list[int]) -> bytes:
+    """The line that answers a request to freeze. Closes the descriptors."""
+    try:
+        if len(descriptors) != _FREEZES_WITH:
+            raise OSError(errno.EINVAL, f"freeze: it comes with {_FREEZES_WITH} descriptors")
+        for name in (request.upper, request.work):
+            if not name or "/" in name or name in (".", ".."):
+                raise OSError(errno.EINVAL, "freeze: upper and work are names")
+        above_upper, above_work, frozen = descriptors
+        places = Places(above_upper, request.upper, above_work, request.work, frozen)
+        with trio.move_on_after(_QUIET_WITHIN_SECONDS):
+            await operations.freeze(places, request.path)
+            return control.answer_line(_stacked(operations.filesystem))
+        raise OSError(errno.EBUSY, "requests have been under way all the time: try again")
+    except OSError as error:
+        return control.refusal_line(error)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 async def _has_answered(comparisons: Comparisons, child: int) -> bool:
@@ -180,13 +222,40 @@ class _Lines:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._held = bytearray()
+        self._descriptors: list[int] = []
+
+    def take_descriptors(self) -> list[int]:
+        """Those that have come with the lines, the caller's to close."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+    def close(self) -> None:
+        for descriptor in self.take_descriptors():
+            os.close(descriptor)
+
+    async def _receive(self) -> bytes:
+        try:
+            more, ancillary, *_ = await self._stream.socket.recvmsg(
+                control.LONGEST_LINE,
+                socket.CMSG_LEN(_MOST_DESCRIPTORS * _FD_BYTES),
+                socket.MSG_CMSG_CLOEXEC,
+            )
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        for level, kind, packed in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = packed[: len(packed) - len(packed) % _FD_BYTES]
+                self._descriptors += memoryview(whole).cast("i")
+        if len(self._descriptors) > _MOST_DESCRIPTORS:
+            self.close()
+        return more
 
     async def next(self) -> bytes | None:
         """The next line; None: there is no more. Raises: OSError: EMSGSIZE; EINVAL: the last one has no newline."""
         while (at := self._held.find(b"\n")) < 0:
             if len(self._held) > control.LONGEST_LINE:
                 break
-            more = await self._stream.receive_some(control.LONGEST_LINE)
+            more = await self._receive()
             if not more:
                 if self._held:
                     raise OSError(
@@ -209,11 +278,11 @@ def _answer(
     comparisons: Comparisons,
     stream: trio.SocketStream,
     end: Callable[[], None],
-) -> bytes | int | Trace:
-    """The line that answers one, or the child that does; or the trace that follows."""
+) -> bytes | int | Trace | Freeze:
+    """The line that answers one, or the child that does; or the request, which takes longer."""
     try:
         request = control.parse_request(line)
-        if isinstance(request, Trace):
+        if isinstance(request, Trace | Freeze):
             return request
         if isinstance(request, End):
             # Even if the client has gone and gets no answer.
@@ -257,4 +326,11 @@ def _stacked(filesystem: Filesystem) -> Stacked:
     tree = filesystem.tree
     upper = [layer.path for layer in tree.layers if layer.writable]
     lowers = tuple(layer.path for layer in tree.layers if not layer.writable)
-    return Stacked(upper[0] if upper else None, lowers, os.fsdecode(tree.markers.prefix))
+    frozen = sum(layer.frozen for layer in tree.layers)
+    return Stacked(
+        upper[0] if upper else None,
+        lowers,
+        os.fsdecode(tree.markers.prefix),
+        frozen,
+        filesystem.work_path,
+    )

@@ -23,6 +23,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 
 from overlaykit import attributes
 from overlaykit.fuse import incomplete, keeper, patches
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountOptions
     from overlaykit.overlay.attributes import Attributes
     from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.freezing import Places
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.lookup import Result
@@ -110,6 +112,8 @@ def _request(
             raise pyfuse3.FUSEError(errno.EIO) from error
         finally:
             self._under_way -= 1
+            if self._quiet is not None and not self._under_way:
+                self._quiet.set()
             self.filesystem.between_operations()
             self.clock.add(name, time.perf_counter_ns() - began)
 
@@ -151,6 +155,7 @@ class Operations(pyfuse3.Operations):
         self._options = options
         self._no_open = False
         self._under_way = 0
+        self._quiet: trio.Event | None = None
         self.plane: Plane | None = None
         self.trace: Trace | None = None
         self._passthrough: Passthrough | None = None
@@ -216,6 +221,28 @@ class Operations(pyfuse3.Operations):
         self.filesystem.take_over()
         self._renamed = self.plane.finish_rename()
         keeper.resend(device)
+
+    async def freeze(self, places: Places, path: str) -> None:
+        """Freeze the upper (`Filesystem.freeze`), once no request is under way.
+
+        Raises: OSError; EOPNOTSUPP where the kernel writes files itself, or another daemon may take over.
+        """
+        if self._passthrough is not None or not self.filesystem.files.writes_back:
+            raise OSError(
+                errno.EOPNOTSUPP, "the kernel writes files itself (data=passthrough): mount without"
+            )
+        if self.plane is not None and self.plane.is_kept:
+            raise OSError(
+                errno.EOPNOTSUPP,
+                "its daemon is restarted if it is killed (--restart): mount without",
+            )
+        while self._under_way:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+        self.filesystem.freeze(places, path)
+        if self.plane is not None:
+            self.plane.begin_again()
+        self.filesystem.between_operations()
 
     def held(self) -> dict[str, int]:
         """How many nodes, lookups, open files and descriptors of directories are held in memory."""

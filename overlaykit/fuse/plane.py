@@ -105,9 +105,7 @@ class Plane:
             filesystem.files.no_open,
             self._resolves,
         )
-        numbering = filesystem.lookup.numbering
-        for device, inode in filesystem.tree.merge.traps:
-            _native.plane_claim(numbering.key(device, inode))  # a lookup of them fails
+        self._claim_traps()
         filesystem.nodes.plane = self
         tree = filesystem.tree
         self._too_wide: set[int] = set()
@@ -124,6 +122,12 @@ class Plane:
             and not options.dirsync
         ):
             self._upper_device = filesystem.root.upper.stat().st_dev
+
+    def _claim_traps(self) -> None:
+        filesystem = self._filesystem
+        for device, inode in filesystem.tree.merge.traps:
+            # A lookup of them fails.
+            _native.plane_claim(filesystem.lookup.numbering.key(device, inode))
 
     # For the overlay
 
@@ -163,6 +167,25 @@ class Plane:
         if _native.plane_revoke(directory.nodeid, False, b""):
             # A reader continues in the listing as it is now.
             self._filesystem.listings.get(directory, restart=True)
+
+    def begin_leaving(self) -> None:
+        nodes = self._filesystem.nodes
+        for nodeid in _native.plane_readers():
+            if nodeid not in nodes.by_nodeid:
+                self.fetch_node(nodeid)
+            directory = nodes.by_nodeid.get(nodeid)
+            if isinstance(directory, Directory) and not directory.orphaned:
+                # A reader continues in the listing as it is now.
+                self._filesystem.listings.get(directory, restart=True)
+
+    def leave(self) -> None:
+        self._too_wide.clear()
+        _native.plane_leave()
+
+    def begin_again(self) -> None:
+        """Go on with other layers, after `leave`."""
+        self._claim_traps()
+        self.offer(self._filesystem.root)
 
     def unresolve(self, directory: Directory, name: bytes) -> None:
         if _native.plane_revoke(directory.nodeid, True, name):
@@ -303,7 +326,7 @@ class Plane:
             return False
         try:
             base = self._filesystem.lookup.numbering.base(lower.stat().st_dev)
-            if base >= 0:
+            if base >= 0 and not self._holds_copies(lower):
                 lists = self._filesystem.entries.lists_files(lower)
                 return _native.plane_grant(
                     directory.nodeid,
@@ -432,6 +455,7 @@ class Plane:
             or layer.idmapped
             or layer.override is not None
             or filesystem.tree.merge.holds_whiteout_files(lower)
+            or self._holds_copies(lower)
         ):
             return False
         lists = filesystem.entries.lists_files(lower)
@@ -461,7 +485,12 @@ class Plane:
             base = filesystem.lookup.numbering.base(lower.stat().st_dev)
             lists = filesystem.entries.lists_files(lower) and layer.mounted_in == frozenset()
             lowers.append((max(base, 0), lists))
-            if base >= 0 and not layer.idmapped and layer.override is None:
+            if (
+                base >= 0
+                and not layer.idmapped
+                and layer.override is None
+                and not self._holds_copies(lower)
+            ):
                 places[lower] = index
         lists = self._begins_alike(directory, entries)
         nodeids = filesystem.entries.nodeids(directory, entries)
@@ -482,6 +511,11 @@ class Plane:
             lists = lists and (place != _native.PLACE_OF_PYTHON or nodeid != 0)
             names.append((name, place, kind >> 12, nodeid))
         return lowers, lists and others <= max(8, len(names) // 8), names
+
+    def _holds_copies(self, lower: LayerDir) -> bool:
+        """Whether inode numbers of files in a lower's directory are others', which only Python finds."""
+        is_impure = self._filesystem.tree.markers.is_impure
+        return lower.layer.frozen and is_impure(lower.proc_path())
 
     def _begins_alike(self, directory: Directory, entries: list[Entry]) -> bool:
         """Whether no reader continues a listing with other positions than `entries` have, which come in this order."""

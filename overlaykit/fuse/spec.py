@@ -18,11 +18,14 @@ class LayerSpec(Record, kw_only=True):
     """A lower.
 
     `recursive`: includes the mounts below it. `masks`: absolute paths below it that are shown as empty directories.
+    `frozen`: it was an upper. `index`: then its index, handed over, or None.
     """
 
     path: str
     recursive: bool = False
     masks: tuple[str, ...] = ()
+    frozen: bool = False
+    index: str | None = None
 
 
 class IdRange(Record, kw_only=True):

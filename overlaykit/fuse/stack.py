@@ -117,6 +117,11 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             tree = "" if spec.stage is None else os.path.join(spec.stage, tree_name(number))
             lowers.append(_open_lower(spec, layer, directories, mounts, writable, target, tree))
             undo.callback(os.close, lowers[-1].fd)
+            if layer.frozen:
+                index = -1 if layer.index is None else _open_index(layer.index, directories)
+                lowers[-1] = lowers[-1]._replace(frozen=True, index_fd=index)
+                if index >= 0:
+                    undo.callback(os.close, index)
         upper, work = writable or (None, None)
         if upper is not None and work is not None:
             _check_writable(mounts, upper, work, spec.target, target)
@@ -231,6 +236,13 @@ def _open_lower(
         raise _layer_refused(layer.path, error) from error
     finally:
         os.close(given)
+
+
+def _open_index(path: str, directories: Directories) -> int:
+    try:
+        return directories.open(path)
+    except OSError as error:
+        raise _layer_refused(path, error) from error
 
 
 def _is_idmapped(directory: int) -> bool:

@@ -59,6 +59,10 @@ class Layer(Record, kw_only=True):
     """Absolute paths below `path` that the daemon covers by empty read-only directories or files.
 
     stat(2) of a mask could wait for another process, so the type is not known here."""
+    frozen: bool = False
+    """Whether it is a frozen upper: what it holds has the inode numbers that it had there."""
+    index: str | None = None
+    """Of a frozen upper: its index (`overlay.work`), by which hard links of the layers below show its files."""
 
     @property
     def is_stored(self) -> bool:

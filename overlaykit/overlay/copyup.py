@@ -136,6 +136,23 @@ class CopyUp:
         self.programs = Programs()
         self.small = SmallCopies(self)
 
+    def begin_again(self, lowers: Sequence[Layer], originals: int) -> None:
+        """Go on in another upper, above `lowers`. Requires: the work directory is that one's."""
+        self.origins = Origins(lowers)
+        self.originals = originals
+
+    def origin_of(
+        self, lower: LayerDir, name: bytes, device: int, *, linked: bool
+    ) -> Origin | None:
+        """The origin of a copy of a lower's file: the first one, if that was copied up itself into a frozen layer.
+
+        `linked`: it has other names, whose index goes by its own inode.
+        """
+        found = self.origins.find(lower, name, device)
+        if found is None or linked or not lower.layer.frozen:
+            return found
+        return self.markers.origin(lower.proc_path(name)) or found
+
     def directory(self, node: Directory, name: bytes = b"") -> LayerDir:
         """The directory's `LayerDir` in the upper, after a copy-up of it and its parents if it had none.
 
@@ -412,7 +429,7 @@ class FileCopy:
                     self._source if self._data < 0 else self._data, self.size
                 )
             self._origin = (
-                copyup.origins.find(lower, node.lower_name, self._stat.st_dev)
+                copyup.origin_of(lower, node.lower_name, self._stat.st_dev, linked=self._is_linked)
                 if node.opened is None or self._is_still_there(lower)
                 else None
             )
@@ -435,6 +452,12 @@ class FileCopy:
             copyup.markers.set_origin(path, self._origin)
         if self._indexed:
             copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
+            if layer.frozen:
+                first = copyup.markers.first_origin(
+                    self._node.lower_dir.proc_path(self._node.lower_name)
+                )
+                if first is not None:
+                    copyup.markers.set_first_origin(path, first)
         if self._metacopy:
             # EFBIG if the disk has no files that long.
             os.ftruncate(self._target, self._stat.st_size)
@@ -471,7 +494,7 @@ class FileCopy:
             copyup.markers.record(features.INDEX)
             copyup.work.publish(self._name, copyup.work.index, index_name)
             reach("copyup.indexed")
-            node.mark_indexed(index_name, self._stat.st_nlink)
+            node.mark_indexed(index_name, node.link_count or self._stat.st_nlink)
             self._hand_over()  # lookups find it by the index now, even if there is no room for its name
             for directory, name in node.links[:1]:
                 copyup.modes.past(functools.partial(copyup.link_up, node, directory, name))
@@ -568,10 +591,14 @@ class FileCopy:
         times.restore()
 
     @property
+    def _is_linked(self) -> bool:
+        return self._stat.st_nlink > 1 or self._node.link_count is not None
+
+    @property
     def _indexed(self) -> bool:
         return (
             self._copyup.is_indexed(self._node.kind)
-            and self._stat.st_nlink > 1
+            and self._is_linked
             and self._origin is not None
             and bool(self._node.links)
         )

@@ -100,7 +100,7 @@ class Entries:
             base = self._lookup.numbering.base(device)
             if base < 0 or not layer_dir.layer.lists_inodes(device, layer_dir):
                 return _NOT_TRUSTED
-            if layer_dir.layer.writable:
+            if layer_dir.layer.writable or layer_dir.layer.frozen:
                 pure = not tree.markers.is_impure(layer_dir.proc_path())
                 return (base, _FILES) if pure else _NOT_TRUSTED
             if not tree.writable:

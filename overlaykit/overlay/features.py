@@ -59,6 +59,11 @@ class Features:
             began.record(path(), prefix)  # first, as this is done only once
             self._write(frozenset())
 
+    @property
+    def names(self) -> frozenset[str] | None:
+        """Those that are recorded; None: there is no record."""
+        return self._recorded
+
     def add(self, feature: str) -> None:
         """Record a feature. Costs a system call the first time only. Raises: OSError."""
         if self._recorded is not None and feature not in self._recorded:

@@ -25,7 +25,7 @@ from overlaykit.overlay.operation import operation
 from overlaykit.overlay.quota import is_nameless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.location import Location
@@ -319,8 +319,37 @@ class Files:
         return None if opened.writable else opened.node
 
     def is_written(self, handle: int) -> bool:
-        """Whether the handle's file may have been written to."""
-        return self.by_handle[handle].writable
+        """Whether the handle's file may have been written to, if only before the upper was frozen."""
+        opened = self.by_handle[handle]
+        lower = opened.node.lower_dir
+        return opened.writable or (lower is not None and lower.layer.frozen)
+
+    def readers(self) -> dict[OpenFile, int]:
+        """Descriptors, which only read, of the open files of the upper that have names; the caller closes them.
+
+        Raises: OSError.
+        """
+        found: dict[OpenFile, int] = {}
+        try:
+            for opened in self.by_handle.values():
+                if opened.writable and not opened.is_idle and opened.node.is_in_layer:
+                    found[opened] = self._reader(opened.node)
+        except BaseException:
+            for fd in found.values():
+                os.close(fd)
+            raise
+        return found
+
+    @operation
+    def _reader(self, node: File) -> int:
+        return _open_quietly(self._tree.writable_location(node), os.O_RDONLY)
+
+    def freeze(self, readers: Mapping[OpenFile, int]) -> None:
+        """Let all open files of the upper but those without a name go on as those of a lower. Takes `readers` over."""
+        for opened in self.by_handle.values():
+            if opened.node.is_in_layer:
+                self.restore_times(opened.handle)
+                opened.freeze(readers.get(opened, -1))
 
     def _open_inode(self, node: File, *, writing: bool) -> tuple[int, bool]:
         """A descriptor of the node's inode, and whether it can write: an upper's can, unless the disk refuses that."""

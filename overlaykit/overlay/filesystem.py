@@ -10,8 +10,11 @@ caller has cached of it then stays as it was.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Self
 
+from overlaykit.overlay import freezing, freezing_mount
 from overlaykit.overlay.changing import Changing
 from overlaykit.overlay.creation import Creation
 from overlaykit.overlay.descriptors import Descriptors, shares
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from overlaykit.overlay.copyup import CopyUp
+    from overlaykit.overlay.freezing import Places
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.opened import OpenedLayer
     from overlaykit.overlay.stack import MergeOptions
@@ -120,6 +124,28 @@ class Filesystem:
         if self.tree.quota is not None:
             self.tree.quota.recount()
 
+    def freeze(self, places: Places, path: str) -> None:
+        """Let the upper be the topmost lower from now on, and a new, empty one take its place.
+
+        Programs see no change, and what they have open stays open. `path`: of the directory `places.frozen`.
+        Requires: no request is under way; the kernel writes and reads files through this process.
+        Raises: OSError, with nothing changed; EROFS without an upper.
+        """
+        with contextlib.ExitStack() as undo:
+            switch = freezing_mount.prepare(self._stack, places, path, undo)
+            readers = self.files.readers()
+            for fd in readers.values():
+                undo.callback(os.close, fd)
+            freezing_mount.part_nameless(self.nodes, self.copyup)
+            if self.nodes.plane is not None:
+                self.nodes.plane.begin_leaving()
+            freezing.change_places(places)
+            undo.pop_all()
+        self.files.freeze(readers)
+        if self.nodes.plane is not None:
+            self.nodes.plane.leave()
+        self._stack = switch()
+
     def __enter__(self) -> Self:
         return self
 
@@ -142,6 +168,11 @@ class Filesystem:
     def copyup(self) -> CopyUp:
         """Raises OSError (EROFS) without an upper."""
         return self.tree.copyup
+
+    @property
+    def work_path(self) -> str | None:
+        """The path of the work directory; None without an upper."""
+        return None if self._stack.work is None else self._stack.work.path
 
     def counts(self) -> dict[str, int]:
         """How many nodes, lookups, open files and descriptors of directories are held in memory."""

@@ -68,6 +68,8 @@ class Reader(Protocol):
 class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
+    `number`: stays as it is when the stack changes.
+    `frozen`: it is a lower that was an upper. `frozen_index`: then its index (see `work`), or None.
     `mounted_in`: its directories that contain a mountpoint, as paths from its root; None: any may.
     `idmapped`: its mount is idmapped, as `owners` would map (podman 4 does so).
     `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
@@ -80,11 +82,14 @@ class Layer:
         "_file_systems",
         "_uuids",
         "descriptors",
+        "frozen",
+        "frozen_index",
         "idmapped",
         "index",
         "modes",
         "mounted_in",
         "names_disk",
+        "number",
         "override",
         "path",
         "reader",
@@ -102,14 +107,18 @@ class Layer:
         descriptors: Descriptors,
         mounted_in: frozenset[bytes] | None = None,
         idmapped: bool = False,
+        frozen: bool = False,
+        index_fd: int = -1,
     ) -> None:
-        self.index = index
+        self.index = self.number = index
+        self.frozen = frozen
         self.path = path
         self.writable = writable
         self.descriptors = descriptors
         self.mounted_in = mounted_in
         self.idmapped = idmapped
         self.root = LayerDir(self, None, b"", fd)
+        self.frozen_index = None if index_fd < 0 else LayerDir(self, None, b"", index_fd)
         self.override: bytes | None = None
         self.names_disk = True
         self.modes: Modes | None = None
@@ -166,8 +175,17 @@ class Layer:
             raise error
         return self.reader
 
+    def freeze(self, index: LayerDir | None) -> None:
+        """Let an upper be a lower from now on. `index`: its index. The caller numbers the layers again."""
+        self.writable = False
+        self.frozen = True
+        self.frozen_index = index
+        self.modes = None
+
     def close(self) -> None:
         self.root.close()
+        if self.frozen_index is not None:
+            self.frozen_index.close()
 
 
 class LayerDir:

@@ -20,6 +20,7 @@ from overlaykit.overlay.markers import origin_link_count
 
 if TYPE_CHECKING:
     from overlaykit.overlay.markers import Markers, Origin
+    from overlaykit.overlay.merge import Found
     from overlaykit.overlay.nodes import Directory, File
     from overlaykit.overlay.tree import Tree
     from overlaykit.overlay.work import Work
@@ -78,6 +79,45 @@ class Links:
 
     # Reading
 
+    def in_indexes(self, found: Found) -> tuple[Found, int | None]:
+        """The file that a hard-linked one of a lower was copied up to in frozen layers above it, and its link count.
+
+        Returns: `found` itself and None if it was not.
+        """
+        links = None
+        for layer in reversed(self._tree.layers[: found.layer_dir.layer.index]):
+            index = layer.frozen_index
+            if index is None:
+                continue
+            origin = self._tree.origins.find(found.layer_dir, found.name, found.stat.st_dev)
+            if origin is None:
+                break
+            name = origin.index_name()
+            entry = attributes.stat_or_none(index.fd(), name)
+            if entry is None or is_whiteout_device(entry):
+                continue
+            before = links or found.stat.st_nlink
+            links = self._tree.markers.link_count(
+                index.proc_path(name), upper=entry.st_nlink, lower=functools.partial(int, before)
+            )
+            found = found._replace(layer_dir=index, name=name, stat=entry)
+        return found, links
+
+    def count_in_frozen(self, directory: Directory, name: bytes, found: Found) -> int | None:
+        """The link count of a file of a frozen layer that is in the layer's index; None if it is in none."""
+        index = found.layer_dir.layer.frozen_index
+        origin = self._tree.markers.origin(found.layer_dir.proc_path(found.name))
+        if index is None or origin is None:
+            return None
+        entry = attributes.stat_or_none(index.fd(), origin.index_name())
+        if entry is None or not os.path.samestat(entry, found.stat):
+            return None
+        return self._tree.markers.link_count(
+            index.proc_path(origin.index_name()),
+            upper=entry.st_nlink,
+            lower=lambda: self.lower_link_count(directory, name, origin),
+        )
+
     def index_entry(
         self, origin: Origin, *, same: os.stat_result | None = None
     ) -> os.stat_result | None:
@@ -100,11 +140,10 @@ class Links:
         links = self._links_of_origin(directory, name, origin.index_name())
         if links is not None:
             return links
-        copyup = self._tree.copyup
         for layer in self._tree.layers:
             if (
                 layer.writable
-                or copyup.origins.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid
+                or self._tree.origins.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid
             ):
                 continue
             root = layer.root.open_for_reading()
@@ -121,9 +160,10 @@ class Links:
         lower = self._tree.merge.find_in_lowers(directory, name)
         if lower is None:
             return None
-        origin = self._tree.copyup.origins.find(lower.layer_dir, lower.name, lower.stat.st_dev)
+        lower, links = self.in_indexes(lower)
+        origin = self._tree.origins.find(lower.layer_dir, lower.name, lower.stat.st_dev)
         is_its = origin is not None and origin.index_name() == index_name
-        return lower.stat.st_nlink if is_its else None
+        return (links or lower.stat.st_nlink) if is_its else None
 
     def is_copied_to_unlink(self, node: File) -> bool:
         """Whether the count of a file's names can be kept only by its copy in the index."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Final, Literal, TypeAlias, TypeVar
 
     from overlaykit.overlay.links import Links
-    from overlaykit.overlay.markers import Markers, Metacopy
+    from overlaykit.overlay.markers import Markers, Metacopy, Origin
     from overlaykit.overlay.merge import Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
@@ -94,38 +94,46 @@ class Lookup:
     def get_or_create(self, directory: Directory, name: bytes, found: Found) -> Result:
         """The node of what the merge has found."""
         if found.is_directory:
-            st = found.lowers[0].stat() if found.upper and found.lowers else found.stat
+            st = _numbered(found)
             made = Directory(directory, name, found.upper, found.lowers, found.redirect)
             self._tree.table.add_directory(made, self.numbering.key(st.st_dev, st.st_ino))
             return Result(made, found.stat)
-        node = self._get_or_create_file(directory, found)
+        node, found = self._get_or_create_file(directory, name, found)
         self._tree.table.link(node, directory, name)
         # Another name of a file that was copied up shows the copy's attributes, not what lies under this name.
         is_shown = node.has_upper == found.layer_dir.layer.writable
         return Result(node, found.stat if is_shown else None)
 
-    def _get_or_create_file(self, directory: Directory, found: Found) -> File:
+    def _get_or_create_file(
+        self, directory: Directory, name: bytes, found: Found
+    ) -> tuple[File, Found]:
+        """A file's node, and what it stands for: the copy of a hard link in the index of a frozen layer."""
         table = self._tree.table
+        links = None
+        if found.stat.st_nlink > 1 and not found.layer_dir.layer.writable:
+            found, links = self._links.in_indexes(found)
         key = self.numbering.key(found.stat.st_dev, found.stat.st_ino)
         kind = stat.S_IFMT(found.stat.st_mode)
         if table.plane is not None and key not in table.by_key:
             table.plane.fetch_node(key)  # it has another name: a mount of it in the same layer
         existing = table.by_key.get(key)
         if existing is not None and existing.kind == kind:
-            return existing
+            return existing, found
         if found.layer_dir.layer.writable:
             node, preferred = self._upper_file(kind, key, directory, found)
             if table.plane is not None and preferred != key:
                 table.plane.fetch_node(preferred)  # an earlier daemon has found another name of it
+        elif found.layer_dir.layer.frozen:
+            node, preferred = self._frozen_file(kind, key, directory, name, found, links)
         else:
             node, preferred = self._lower_file(kind, key, directory, found), key
         existing = table.by_key.get(node.key)
         if existing is not None and existing.kind == kind:  # another name of an indexed file
             existing.learn_link_count(node.link_count)
-            return existing
+            return existing, found
         table.add(node, preferred)
         table.register(node)
-        return node
+        return node, found
 
     def adopt_file(self, directory: Directory, name: bytes, st: os.stat_result) -> File:
         """The node of a file that was just made in the upper."""
@@ -191,12 +199,12 @@ class Lookup:
         return None if found is None else found.node
 
     def _adopt_lower(self, place: bytes) -> Node | None:
-        """The node of a file in a lower that has no name any more. `place`: the layer's index, and the path in it."""
-        index, _, path = place.partition(b"/")
+        """The node of a file in a lower that has no name any more. `place`: the layer's number, and the path in it."""
+        number, _, path = place.partition(b"/")
         if not path:
             return None
         *above, name = path.split(b"/")
-        layer_dir = next(one for one in self._tree.layers if one.index == int(index)).root
+        layer_dir = next(one for one in self._tree.layers if one.number == int(number)).root
         for component in above:
             layer_dir = layer_dir.child(component)
         st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
@@ -258,9 +266,6 @@ class Lookup:
                     lower=lambda: self._links.lower_link_count(directory, found.name, origin),
                 ),
             )
-        inode = origin.inode_number()
-        device = self._device(origin.uuid, directory)
-        preferred = key if inode is None or device is None else self.numbering.key(device, inode)
         node = File(
             kind,
             key=key,
@@ -271,7 +276,10 @@ class Lookup:
             data=data,
             redirect=redirect,
         )
-        return node, preferred
+        first = origin
+        if index_name is not None and self._tree.layers[1].frozen:
+            first = self._read_marker(found.layer_dir, found.name, markers.first_origin) or origin
+        return node, self._number(first, directory, key)
 
     def _metacopy(self, directory: Directory, found: Found) -> tuple[Data | None, bytes | None]:
         """Where the data of a metacopy in the upper lie, and its redirect."""
@@ -283,8 +291,36 @@ class Lookup:
         metacopies = self._tree.metacopies
         return metacopies.below(directory, found.name, found.layer_dir, marker, redirect), redirect
 
-    def _lower_file(self, kind: int, key: int, directory: Directory, found: Found) -> File:
-        """A file found in a lower, or the one in the index that it was copied up to."""
+    def _frozen_file(
+        self,
+        kind: int,
+        key: int,
+        directory: Directory,
+        name: bytes,
+        found: Found,
+        links: int | None,
+    ) -> tuple[File, int]:
+        """A file found in a lower that was an upper, and the nodeid that it had there. `links`: if they are known."""
+        markers = self._tree.markers
+        held = self._read_marker(found.layer_dir, found.name, markers.of_file) or NO_FILE_MARKERS
+        origin = None
+        if held.origin:
+            origin = self._read_marker(found.layer_dir, found.name, markers.first_origin)
+        if links is None and origin is not None and found.stat.st_nlink > 1:
+            links = self._links.count_in_frozen(directory, name, found)
+        node = self._lower_file(kind, key, directory, found, links)
+        return node, key if origin is None else self._number(origin, directory, key)
+
+    def _number(self, origin: Origin, directory: Directory, key: int) -> int:
+        """The nodeid of a file with an origin; `key` if that does not tell it."""
+        inode = origin.inode_number()
+        device = self._device(origin.uuid, directory)
+        return key if inode is None or device is None else self.numbering.key(device, inode)
+
+    def _lower_file(
+        self, kind: int, key: int, directory: Directory, found: Found, links: int | None = None
+    ) -> File:
+        """A file found in a lower, or the one in the index that it was copied up to. `links`: how many names it has."""
         data = None
         if may_be_one(found.stat):
             data = self._tree.metacopies.in_layer(
@@ -296,14 +332,19 @@ class Lookup:
             entry = None if origin is None else self._links.index_entry(origin)
         if origin is None or entry is None:
             return File(
-                kind, lower_key=key, lower_dir=found.layer_dir, lower_name=found.name, data=data
+                kind,
+                lower_key=key,
+                lower_dir=found.layer_dir,
+                lower_name=found.name,
+                link_count=links,
+                data=data,
             )
         upper_links = entry.st_nlink
         link_count = self._read_marker(
             self._tree.work.index,
             origin.index_name(),
             lambda path: self._tree.markers.link_count(
-                path, upper=upper_links, lower=lambda: found.stat.st_nlink
+                path, upper=upper_links, lower=lambda: links or found.stat.st_nlink
             ),
         )
         index_name = origin.index_name()
@@ -368,6 +409,15 @@ class Lookup:
         self.numbering.base(device)  # in the order of the stack, so alike at each mount
         self._devices.setdefault(layer_dir.layer.uuid(device, layer_dir), device)
         self._devices.setdefault(UNKNOWN_UUID, device)
+
+
+def _numbered(found: Found) -> os.stat_result:
+    """The inode whose number a directory shows: that which it had before it was copied up."""
+    lowers = found.lowers
+    if not lowers or (found.upper is None and not lowers[0].layer.frozen):
+        return found.stat
+    first = next((one for one in lowers if not one.layer.frozen), lowers[-1])
+    return first.stat()
 
 
 def _is_named(directory: Directory, name: bytes, inode: int) -> bool:

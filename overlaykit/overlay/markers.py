@@ -22,6 +22,7 @@ from overlaykit import attributes, handles
 from overlaykit.lean import NamedTuple
 from overlaykit.overlay import features
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
+from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ class Markers:
         self._opaque = prefix + b"opaque"
         self._redirect = prefix + b"redirect"
         self._origin = prefix + b"origin"
+        self._first = prefix + b"first"
         self._impure = prefix + b"impure"
         self._nlink = prefix + b"nlink"
         self._metacopy = prefix + b"metacopy"
@@ -300,6 +302,15 @@ class Markers:
         if self._recorded is not None:
             self._recorded.add(feature)
 
+    def record_in(self, recorded: Features | None) -> None:
+        """Record features of another upper from now on."""
+        self._recorded = recorded
+
+    @property
+    def recorded(self) -> frozenset[str] | None:
+        """The recorded features of the upper; None: it keeps no record."""
+        return None if self._recorded is None else self._recorded.names
+
     def set_redirect(self, path: bytes, target: bytes) -> None:
         self.record(features.REDIRECT)
         os.setxattr(path, self._redirect, target)
@@ -351,6 +362,16 @@ class Markers:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise
+
+    def first_origin(self, path: bytes) -> Origin | None:
+        """Read what a file was copied from at first, of which frozen layers hold copies: its number is that one's."""
+        raw = attributes.xattr_or_none(path, self._first, follow_symlinks=False)
+        return self.origin(path) if raw is None else Origin.decode(raw)
+
+    def set_first_origin(self, path: bytes, origin: Origin) -> None:
+        """Set it where the origin is another one. Symlinks and devices get none, as of `set_origin`."""
+        with suppress(OSError):
+            os.setxattr(path, self._first, origin.encode())
 
     def of_file(self, path: bytes) -> FileMarkers:
         """Which markers a file of the upper has. Their values are read apart, and only where they matter.

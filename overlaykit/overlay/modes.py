@@ -60,6 +60,11 @@ class Modes:
         self._seen: set[LayerDir] = set()
         self._widened: dict[tuple[int, int], _Widened] = {}
 
+    def move_to(self, records: LayerDir, roots: Sequence[LayerDir]) -> None:
+        """Go on below other roots. Requires: not within `opened`."""
+        self._records = records
+        self._roots = roots
+
     def past(self, action: Callable[[], T]) -> T:
         """Run `action`; if a mode denies it (EACCES), run it again with modes widened."""
         try:

@@ -199,6 +199,27 @@ class File(_Counted):
         """Note that its upper, a metacopy, has this redirect."""
         self.redirect = redirect
 
+    @property
+    def is_in_layer(self) -> bool:
+        """Whether its content lies in the upper under a name, or in the index: not only behind `orphan`."""
+        return self.has_upper and (bool(self.links) or self.index_name is not None)
+
+    def mark_frozen(self, index: LayerDir) -> None:
+        """Note that the upper is a lower from now on, and `index` the index of that. Requires: `is_in_layer`."""
+        if self.index_name is not None:
+            self.lower_dir, self.lower_name = index, self.index_name
+        else:
+            directory, self.lower_name = self.links[0]
+            self.lower_dir = directory.upper
+        self.release_inode()
+        self.lower_key, self.key = self.key, 0
+        self.has_upper = False
+        self.index_name = self.redirect = None
+
+    def part(self) -> None:
+        """Note that other names of its inode, which are not known, are another file's from now on."""
+        self.key = 0
+
     def keep_inode(self, fd: int) -> None:
         """Take over a descriptor of the inode, for when no known name leads to it."""
         self.orphan = fd
@@ -308,6 +329,12 @@ class Directory(_Counted):
         """Note that it lies in the upper too. The lowers still show through."""
         self.upper = upper
 
+    def mark_frozen(self) -> None:
+        """Note that the upper is a lower from now on."""
+        if self.upper is not None and not self.orphaned:
+            self.lowers = (self.upper, *self.lowers)
+            self.upper = self.redirect = None
+
     def mark_redirected(self, redirect: bytes) -> None:
         """Note that its upper has this redirect."""
         self.redirect = redirect
@@ -397,6 +424,12 @@ class Plane(Protocol):
 
     def fetch_node(self, nodeid: int) -> None:
         """As `fetch`, of the node with that nodeid."""
+
+    def begin_leaving(self) -> None:
+        """Prepare `leave`: the table takes over the directories that programs are reading."""
+
+    def leave(self) -> None:
+        """End answering for all directories and by all names: the layers are others from now on."""
 
     def revoke(self, directory: Directory) -> None:
         """End answering for a directory. Requires: called before it changes."""
@@ -565,7 +598,7 @@ class Table:
             directory, name = node.links[0]
             above = directory.nodeid
         elif not node.has_upper and node.lower_dir is not None:
-            name = b"%d/%s" % (node.lower_dir.layer.index, node.lower_dir.path(node.lower_name))
+            name = b"%d/%s" % (node.lower_dir.layer.number, node.lower_dir.path(node.lower_name))
         plane.note(node.nodeid, above, name)
 
     def move(
@@ -627,6 +660,20 @@ class Table:
         node.orphan(kept)
         self._note(node)
         self.evict_if_unused(node)
+
+    def freeze(self, index: LayerDir) -> None:
+        """Note that the upper is a lower from now on, and `index` the index of that.
+
+        Requires: no request is under way, and no nameless file has other names.
+        """
+        for node in self.by_nodeid.values():
+            if isinstance(node, File) and node.is_in_layer:
+                self.unhash(node)
+                node.mark_frozen(index)
+                self.register(node)
+        for node in self.by_nodeid.values():
+            if isinstance(node, Directory):
+                node.mark_frozen()
 
     # Gone
 

@@ -19,6 +19,7 @@ class OpenedLayer(NamedTuple):
     known. A mount made later is a change of the layer like any other.
     `lock`: a descriptor that locks the directory against other writers, closed last (-1: none).
     `idmapped`: its mount is idmapped.
+    `frozen`: it was an upper. `index_fd`: then a descriptor of its index (O_PATH), which the stack owns; -1: none.
     """
 
     fd: int
@@ -26,6 +27,8 @@ class OpenedLayer(NamedTuple):
     mounted_in: frozenset[bytes] | None = None
     lock: int = -1
     idmapped: bool = False
+    frozen: bool = False
+    index_fd: int = -1
 
 
 def as_layers(
@@ -41,6 +44,8 @@ def as_layers(
             descriptors=descriptors,
             mounted_in=one.mounted_in,
             idmapped=one.idmapped,
+            frozen=one.frozen,
+            index_fd=one.index_fd,
         )
         for index, one in enumerate(opened)
     ]

@@ -168,6 +168,14 @@ class OpenFile:
         self.asked_ns = asked_ns
         self.modified = None
 
+    def freeze(self, fd: int) -> None:
+        """Write no more to its inode, which lies in a lower now. `fd`: only reads; -1: the file is idle, or was so."""
+        if fd >= 0:
+            self.close()
+            self._fd = fd
+            self._files.descriptors.add(self)
+        self.writable = False
+
     def swap(self, fd: int) -> None:
         """Continue on the upper's descriptor `fd`."""
         self.close()

@@ -73,6 +73,10 @@ class Quota:
         """Count the files in `open_files` that have no name any more, too."""
         self._open_files = open_files
 
+    def go_on_in(self, roots: Iterable[LayerDir]) -> None:
+        """Count another upper and index, too: what is frozen still takes its room."""
+        self._roots += tuple(roots)
+
     # Growth
 
     def reserve(self, size: int) -> None:

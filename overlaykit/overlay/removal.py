@@ -73,7 +73,7 @@ class Removal:
         reach("unlink.counted")
         tree.whiteouts.hide_lower(layer_dir, name)
         reach("unlink.removed")
-        return b"%d/%s" % (lower.layer.index, lower.path(name))
+        return b"%d/%s" % (lower.layer.number, lower.path(name))
 
     @operation
     def rmdir(self, directory: Directory, name: bytes) -> None:

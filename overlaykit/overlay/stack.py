@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from overlaykit import _native, attributes
 from overlaykit.overlay import features, originals, overrides
-from overlaykit.overlay.copyup import CopyUp
+from overlaykit.overlay.copyup import CopyUp, Origins
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.features import Features
@@ -166,7 +166,18 @@ def assemble(
         )
         whiteouts = Whiteouts(prepared.work, markers, merge, prepared.disk, prepared.form)
     return Stack(
-        tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts, metacopies, quota),
+        tree=Tree(
+            layers,
+            table,
+            merge,
+            markers,
+            owners,
+            copyup,
+            whiteouts,
+            metacopies,
+            Origins(layers) if copyup is None else copyup.origins,
+            quota,
+        ),
         work=work_layer,
         redirects=redirects,
         lock=-1 if upper is None else upper.lock,

@@ -22,9 +22,7 @@ from overlaykit.overlay.operation import operation
 from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from overlaykit.overlay.copyup import CopyUp
+    from overlaykit.overlay.copyup import CopyUp, Origins
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.lookup import Metacopies
     from overlaykit.overlay.markers import Markers
@@ -51,11 +49,12 @@ class Tree:
 
     Attributes: `table` owns the nodes, `merge` reads the layers; `copyup`, `work` and `whiteouts` change the upper;
     `quota` limits what that takes, if it is not None. `metacopies` finds data that are apart from their metadata.
+    `origins`: of the lowers.
     """
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        layers: list[Layer],
         table: Table,
         merge: Merge,
         markers: Markers,
@@ -63,6 +62,7 @@ class Tree:
         copyup: CopyUp | None,
         whiteouts: Whiteouts | None,
         metacopies: Metacopies,
+        origins: Origins,
         quota: Quota | None = None,
     ) -> None:
         self.layers = layers
@@ -72,6 +72,7 @@ class Tree:
         self.owners = owners
         self.quota = quota
         self.metacopies = metacopies
+        self.origins = origins
         self._copyup = copyup
         self._whiteouts = whiteouts
         self.modes = None if copyup is None else copyup.modes

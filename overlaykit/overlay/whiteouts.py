@@ -74,6 +74,10 @@ class Whiteouts:
         self._spare: bytes | None = None
         self._links = 0
 
+    def begin_again(self) -> None:
+        """Go on in another upper, whose work directory has no spare whiteout."""
+        self._spare, self._links = None, 0
+
     def find(self, directory: Directory, layer_dir: LayerDir, name: bytes) -> Hidden:
         """The whiteouts that hide `name` in `layer_dir`, which is the upper of `directory`.
 

@@ -32,13 +32,20 @@ class Work:
 
     def __init__(self, layer: Layer, upper: LayerDir) -> None:
         self._layer = layer
-        self.layer_dir = self._subdirectory(b"work")
-        self.index = self._subdirectory(b"index")
+        self.layer_dir = self._subdirectory(b"work", layer)
+        self.index = self._subdirectory(b"index", layer)
         self.modes = upper.layer.modes = Modes(self.layer_dir, (upper, self.index))
         self.modes.recover()
         self._serial = 0
         self._has_noreplace = True
         self.clear()
+
+    def move_to(self, layer: Layer, upper: LayerDir) -> None:
+        """Go on in another WORKDIR, `layer`, for another upper. Requires: no mode is widened; it is empty."""
+        work, index = self._subdirectory(b"work", layer), self._subdirectory(b"index", layer)
+        self._layer, self.layer_dir, self.index = layer, work, index
+        upper.layer.modes = self.modes
+        self.modes.move_to(work, (upper, index))
 
     def clear(self) -> None:
         """Remove the unfinished files of an earlier daemon."""
@@ -146,10 +153,10 @@ class Work:
             self.modes.widen_to_move(layer_dir, target, layer_dir, target)
         _native.renameat2(work_dir.fd(), name, layer_dir.fd(), target, flags)
 
-    def _subdirectory(self, name: bytes) -> LayerDir:
+    def _subdirectory(self, name: bytes, layer: Layer) -> LayerDir:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._layer.root.fd())
-        layer_dir = self._layer.root.child(name)
+            os.mkdir(name, _DIRECTORY_MODE, dir_fd=layer.root.fd())
+        layer_dir = layer.root.child(name)
         # A new file gets the default ACL of the directory that it is for, not that of the work directory.
         try:
             os.removexattr(layer_dir.proc_path(), DEFAULT_ACL)

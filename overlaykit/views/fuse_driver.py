@@ -128,7 +128,13 @@ class FuseRoot:
         mount = MountSpec(
             source=entry.name,
             layers=tuple(
-                LayerSpec(path=path, recursive=layer.recursive, masks=layer.masks)
+                LayerSpec(
+                    path=path,
+                    recursive=layer.recursive,
+                    masks=layer.masks,
+                    frozen=layer.frozen,
+                    index=None if layer.index is None else self._hand_over(layer.index),
+                )
                 for path, layer in zip(lowers, layers, strict=True)
             ),
             upper=None if upper is None else self._hand_over(upper.path, holds[0]),

@@ -126,6 +126,7 @@ def test_the_requests_of_a_connection_are_answered_in_their_order(stack: Stack) 
             "diff",
             "stats",
             "stack",
+            "freeze",
             "trace",
             "end",
         ]
