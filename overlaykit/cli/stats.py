@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     registry = Registry()
     if args.requests or args.prometheus:
         return _requests(registry, args)
-    wanted = {registry.find(name).about.device for name in args.views}  # names may change
+    wanted = {registry.find_view(name).about.device for name in args.views}  # names may change
 
     def views() -> list[About]:
         found = [one.about for one in registry.running() if one.about.supervisor]

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import members
     from overlaykit.views.registry import Registry
 
-    found = members.members(Registry().find(args.view).about)
+    found = members.members(Registry().find_view(args.view).about)
     if args.json:
         from overlaykit import codec
 

@@ -21,7 +21,7 @@ from overlaykit.scope import contextmanager, suppress
 from overlaykit.signals import signal
 from overlaykit.views import archives
 from overlaykit.views.archives import Owners, Place, Unpacking
-from overlaykit.views.joining import IsMachine, NotAView
+from overlaykit.views.joining import IsMachine
 from overlaykit.views.registry import NotRunning, Registry
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ class End(Record, kw_only=True):
 @contextmanager
 def running(name: str) -> Iterator[Enter]:
     """What enters the view `name`, which runs. Raises: NotRunning, NotAView, IsMachine, NotJoinable."""
-    found = Registry().find(name)
-    if found.about.target is not None:
-        raise NotAView(name)
+    found = Registry().find_view(name)
     if found.about.machine:
         raise IsMachine(name)
     with namespaces_of(found.about.supervisor, name) as namespaces:

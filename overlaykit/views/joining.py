@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from overlaykit.views.registry import RunningView
 
 
-class NotAView(Error):
-    message = "{0}: a mount, in which no command runs: use its files where it is mounted"
-
-
 class IsMachine(Error):
     message = "{0}: a machine, whose files 'cp' does not reach: 'exec' runs a command in it"
 
@@ -56,9 +52,7 @@ def execute(
     descriptors.require_open(pass_fds)
     if cwd is not None and not cwd.startswith("/"):
         raise namespace.WorkingDirectoryRelative(cwd)
-    found = Registry().find(name)
-    if found.about.target is not None:
-        raise NotAView(name)
+    found = Registry().find_view(name)
     with (
         namespace.namespaces_of(found.about.supervisor, name) as namespaces,
         ExitStack() as groups,

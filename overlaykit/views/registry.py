@@ -48,6 +48,13 @@ class NotRunning(Error):
     )
 
 
+class NotAView(Error):
+    message = (
+        "{0}: a mount, in which no command runs: use its files where it is mounted"
+        " ('overlaykit stats --requests {0}' shows its requests)"
+    )
+
+
 class DaemonSilent(Error):
     message = (
         "{0}: its daemon, process {1}, has not answered for {2} seconds: 'kill -CONT {1}' continues "
@@ -208,6 +215,13 @@ class Registry:
             if view.about.name == wanted:
                 return view
         raise NotRunning(wanted)
+
+    def find_view(self, wanted: str) -> RunningView:
+        """As `find`, of a view, in which commands run. Raises: NotAView, and as `find`."""
+        found = self.find(wanted)
+        if found.about.target is not None:
+            raise NotAView(wanted)
+        return found
 
     def find_kept(self, kept: Kept, name: str) -> RunningView:
         """The one whose directory this is; `name`: for the message. Raises: NotRunning."""

@@ -195,7 +195,8 @@ def test_what_cannot_be_joined_is_named(user: TestUser) -> None:
     assert user.refused("exec") == "exec: no view given: see 'overlaykit exec --help'"
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", "--name", "m", target)
-    assert user.refused("exec", "m", "true").startswith("m: a mount, in which no command runs")
+    for said in (("exec", "m", "true"), ("top", "m"), ("stats", "--no-stream", "m")):
+        assert user.refused(*said).startswith("m: a mount, in which no command runs"), said
     user.succeeds("umount", target)
     with running_view(user):
         assert user.refused("exec", "v", "nope", status=127).startswith("nope: no such command")
