@@ -34,46 +34,15 @@ struct call {
 
 static PyObject *py_call(PyObject *call, PyObject *const *args, Py_ssize_t count);
 
+static struct call calls[] = {
 #define ROW(name, types_, answers_, parameters)                                                    \
     {.number = SYS_##name,                                                                         \
      .types = types_,                                                                              \
      .answers = answers_,                                                                          \
      .method = {#name, (PyCFunction)(void (*)(void))py_call, METH_FASTCALL,                        \
-                #name "($module, " parameters ", /)\n--\n\n"}}
-
-static struct call calls[] = {
-    ROW(openat2, "ipo|mm", RESULT, "dirfd, path, flags, mode=0, resolve=0"),
-    ROW(renameat2, "ipip|u", NOTHING, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
-    ROW(statx, "ipiub", NOTHING, "dirfd, path, flags, mask, statxbuf"),
-    ROW(getxattr, "psB", RESULT_OR_NONE, "path, name, value"),
-    ROW(lgetxattr, "psB", RESULT_OR_NONE, "path, name, value"),
-    ROW(fgetxattr, "isB", RESULT_OR_NONE, "fd, name, value"),
-    ROW(listxattrat, "ipuB", RESULT, "dirfd, path, at_flags, list"),
-    ROW(getdents64, "iB", RESULT, "fd, dirp"),
-    ROW(fstatfs, "ib", NOTHING, "fd, buf"),
-    ROW(utimensat, "ipbi", NOTHING, "dirfd, path, times, flags"),
-    ROW(name_to_handle_at, "ipbb|i", NOTHING, "dirfd, path, handle, mount_id, flags=0"),
-    ROW(open_by_handle_at, "ibc", RESULT, "mount_fd, handle, flags"),
-    ROW(open_tree, "ipc", RESULT, "dirfd, path, flags"),
-    ROW(move_mount, "ipipu", NOTHING, "from_dirfd, from_path, to_dirfd, to_path, flags"),
-    ROW(mount_setattr, "ipu|mmmm", NOTHING,
-        "dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, userns_fd=0"),
-    ROW(fsopen, "sf", RESULT, "fstype, flags"),
-    ROW(fsconfig, "iuzz|i", NOTHING, "fd, command, key, value, aux=0"),
-    ROW(fsmount, "ifu", RESULT, "fd, flags, attr_flags"),
-    ROW(mount, "zpzq|z", NOTHING, "source, target, fstype, flags, data=None"),
-    ROW(umount2, "pi", NOTHING, "target, flags"),
-    ROW(pivot_root, "pp", NOTHING, "new_root, put_old"),
-    ROW(unshare, "i", NOTHING, "flags"),
-    ROW(setns, "ii", NOTHING, "fd, nstype"),
-    ROW(close_range, "uuu", NOTHING, "first, last, flags"),
-    ROW(prctl, "i|qqqq", RESULT, "option, arg2=0, arg3=0, arg4=0, arg5=0"),
-    ROW(seccomp, "uuF", RESULT, "operation, flags, program"),
-    ROW(quotactl_fd, "iuub", NOTHING, "fd, cmd, id, addr"),
-    ROW(capget, "bb", NOTHING, "header, sets"),
-    ROW(capset, "bb", NOTHING, "header, sets"),
-    ROW(sync_file_range, "iqqu", NOTHING, "fd, offset, nbytes, flags"),
-    ROW(signalfd4, "imc", RESULT, "fd, mask, flags"),
+                #name "($module, " parameters ", /)\n--\n\n"}},
+#include "syscalls.h" /* made from _native.pyi by setup/headers.py */
+#undef ROW
 };
 
 enum { CALLS = sizeof(calls) / sizeof(calls[0]) };

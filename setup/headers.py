@@ -13,11 +13,54 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 _AFTER_CALLS = "# Of pyfuse3's session (native/session.c)"
 
+WORDS = {
+    "openat2": "ipomm",
+    "renameat2": "ipipu",
+    "statx": "ipiub",
+    "getxattr": "psB",
+    "lgetxattr": "psB",
+    "fgetxattr": "isB",
+    "listxattrat": "ipuB",
+    "getdents64": "iB",
+    "fstatfs": "ib",
+    "utimensat": "ipbi",
+    "name_to_handle_at": "ipbbi",
+    "open_by_handle_at": "ibc",
+    "open_tree": "ipc",
+    "move_mount": "ipipu",
+    "mount_setattr": "ipummmm",
+    "fsopen": "sf",
+    "fsconfig": "iuzzi",
+    "fsmount": "ifu",
+    "mount": "zpzqz",
+    "umount2": "pi",
+    "pivot_root": "pp",
+    "unshare": "i",
+    "setns": "ii",
+    "close_range": "uuu",
+    "prctl": "iqqqq",
+    "seccomp": "uuF",
+    "quotactl_fd": "iuub",
+    "capget": "bb",
+    "capset": "bb",
+    "sync_file_range": "iqqu",
+    "signalfd4": "imc",
+}
+"""Of each system call of `overlaykit._native` a letter for each argument (native/syscalls.c)."""
+
+_ANSWERS = {"None": "NOTHING", "int": "RESULT", "int | None": "RESULT_OR_NONE"}
+"""What it returns, by its annotation."""
+
 
 def write(directory: str) -> None:
     """Write them into a directory, which is made if it is missing."""
     os.makedirs(directory, exist_ok=True)
-    headers = {"plan_forms.h": plan_forms, "constants.h": constants, "methods.h": methods}
+    headers = {
+        "plan_forms.h": plan_forms,
+        "constants.h": constants,
+        "methods.h": methods,
+        "syscalls.h": syscalls,
+    }
     for name, text in headers.items():
         with open(os.path.join(directory, name), "w", encoding="ascii") as file:
             file.write(text())
@@ -52,8 +95,26 @@ def constants() -> str:
     return "".join(f"CONSTANT({name})\n" for name in names)
 
 
+def syscalls() -> str:
+    """The rows of the table in native/syscalls.c: the functions in overlaykit/_native.pyi that are system calls."""
+    lines = []
+    for one in ast.parse(_contract().partition(_AFTER_CALLS)[0]).body:
+        if isinstance(one, ast.FunctionDef):
+            given = one.args.posonlyargs
+            required = len(given) - len(one.args.defaults)
+            defaults = [""] * required + [f"={ast.unparse(value)}" for value in one.args.defaults]
+            letters = WORDS[one.name]
+            types = letters[:required] + ("|" + letters[required:]) * bool(one.args.defaults)
+            answers = _ANSWERS[ast.unparse(one.returns or ast.Constant(None))]
+            parameters = ", ".join(
+                argument.arg + default for argument, default in zip(given, defaults, strict=True)
+            )
+            lines.append(f'ROW({one.name}, "{types}", {answers}, "{parameters}")\n')
+    return "".join(lines)
+
+
 def methods() -> str:
-    """The functions in overlaykit/_native.pyi that are not rows of the table in native/syscalls.c."""
+    """The functions in overlaykit/_native.pyi that are no system calls."""
     kinds = {0: "METH_NOARGS", 1: "METH_O"}
     lines = []
     for one in ast.parse(_contract().partition(_AFTER_CALLS)[2]).body:
