@@ -108,41 +108,26 @@ static void append_name(FILE *text, struct covered_hosts *hosts, const char *hos
     hosts->line_size = (size_t)fprintf(text, "127.0.0.1 %s\n", hostname);
 }
 
-/* Whether a file that is missing cannot be made there, for a file system is read-only. */
-static bool is_read_only(const char *place)
-{
-    char above[PATH_MAX];
-    struct statvfs found;
-    (void)snprintf(above, sizeof above, "%s", place);
-    while (statvfs(*above ? above : "/", &found) < 0) {
-        char *slash = strrchr(above, '/');
-        if (errno != ENOENT || !slash)
-            return true;
-        *slash = '\0';
-    }
-    return found.f_flag & ST_RDONLY;
-}
-
 /* What may be covered, and how. */
 struct place {
-    char path[PATH_MAX];
+    const char *path;
     bool possible, missing, read_only;
     mode_t mode;
 };
 
-/* Look at the file that is to be covered. One that is missing may be made with `makes`. */
-static struct place look_at(const char *target, bool makes)
+/* Look at the file that is to be covered. One that is missing is made with `makes`, if it can be:
+ * its file system may be read-only. */
+static struct place look_at(const char *path, bool makes)
 {
-    struct place place = {.path = ""};
-    struct stat st = {.st_mode = S_IFREG | 0644};
-    bool known = real_path(target, place.path) == 0;
-    place.missing = known && stat(place.path, &st) < 0;
-    place.read_only = known && is_read_only(place.path);
-    place.possible =
-        known && S_ISREG(st.st_mode) && (!place.missing || (makes && !place.read_only));
-    place.mode = st.st_mode & 0777;
-    if (!known)
-        *place.path = '\0';
+    struct stat st;
+    struct statvfs of_it;
+    struct place place = {.path = path, .missing = stat(path, &st) < 0, .mode = 0644};
+    if (place.missing && makes)
+        close(open_place(path, false));
+    place.possible = stat(path, &st) == 0 && S_ISREG(st.st_mode) && statvfs(path, &of_it) == 0;
+    place.read_only = place.possible && of_it.f_flag & ST_RDONLY;
+    if (!place.missing)
+        place.mode = st.st_mode & 0777;
     return place;
 }
 
@@ -168,7 +153,7 @@ int cover_file(const struct argument *arguments)
     struct place place = look_at(arguments[0].bytes, flags & PLAN_COVER_MAKE);
     if (!place.possible && !(flags & PLAN_COVER_REQUIRED))
         return 0;
-    int file = *place.path ? cover(&place, arguments[1].bytes, arguments[1].length - 1) : -1;
+    int file = cover(&place, arguments[1].bytes, arguments[1].length - 1);
     if (file < 0)
         return fail("DATA", arguments[0].bytes);
     close(file);
@@ -195,7 +180,7 @@ int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *l
     bool failed = ferror(text) || fclose(text) != 0;
     if (!place.possible)
         return *lines ? fail_with("HOSTS", EINVAL, "/etc/hosts") : 0;
-    if (!failed && !hosts->line_size && !*lines)
+    if (!failed && !place.missing && !hosts->line_size && !*lines)
         return 0;
     if (keep && !place.missing)
         hosts->below = open(place.path, O_PATH | O_CLOEXEC);

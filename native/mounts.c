@@ -9,11 +9,6 @@ static int set_attributes(int mount, unsigned flags, struct mount_attr attribute
                         sizeof attributes);
 }
 
-static int move_mount_to(int mount, const char *path)
-{
-    return (int)syscall(SYS_move_mount, mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
-}
-
 /* An unprivileged process may make no other clone: it would reveal what the mounts below cover
  * (has_locked_children() in fs/namespace.c). */
 int mount_clone(const char *path, const struct mount_attr *attributes)
@@ -31,65 +26,6 @@ int mount_clone(const char *path, const struct mount_attr *attributes)
 
 /* ---- paths ---------------------------------------------------------------------------------- */
 
-/* Put `first`, a slash unless `first` ends with one, and `second` into `path`, of PATH_MAX bytes.
- * Returns -1 with errno set. */
-static int join_paths(char *path, const char *first, const char *second)
-{
-    size_t length = strlen(first);
-    bool slash = length == 0 || first[length - 1] != '/';
-    int count = snprintf(path, PATH_MAX, "%s%s%s", first, slash ? "/" : "", second);
-    if (count < PATH_MAX)
-        return 0;
-    errno = ENAMETOOLONG;
-    return -1;
-}
-
-/* As os.path.realpath: realpath(3) fails where a name is missing. */
-int real_path(const char *path, char *real)
-{
-    char rest[PATH_MAX], link[PATH_MAX], longer[PATH_MAX];
-    int links = 0;
-    if (join_paths(rest, "/", path) < 0)
-        return -1;
-    real[0] = '\0';
-    for (char *at = rest; *at;) {
-        size_t skipped = strspn(at, "/"), length = strcspn(at + skipped, "/");
-        char *name = at + skipped, *after = name + length;
-        if (length == 0 || (length == 1 && name[0] == '.')) {
-            at = after;
-            continue;
-        }
-        if (length == 2 && name[0] == '.' && name[1] == '.') {
-            char *last = strrchr(real, '/');
-            if (last)
-                *last = '\0';
-            at = after;
-            continue;
-        }
-        char separator = *after;
-        *after = '\0';
-        if (join_paths(longer, real, name) < 0)
-            return -1;
-        *after = separator;
-        ssize_t size = readlink(longer, link, sizeof link - 1);
-        if (size < 0 || links++ == MOST_LINKS) { /* no link, missing, or a loop */
-            strcpy(real, longer);
-            at = after;
-            continue;
-        }
-        link[size] = '\0';
-        if (link[0] == '/')
-            real[0] = '\0';
-        if (join_paths(longer, link, after) < 0)
-            return -1;
-        strcpy(rest, longer);
-        at = rest;
-    }
-    if (!real[0])
-        strcpy(real, "/");
-    return 0;
-}
-
 bool is_directory(const char *path)
 {
     struct stat st;
@@ -100,33 +36,69 @@ static int make_node(const char *path, bool directory)
 {
     if (directory)
         return mkdir(path, 0777);
-    int file = open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0644);
+    int file = open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     return file < 0 ? -1 : close(file);
+}
+
+static int make_missing(char *path, bool directory, int links);
+
+/* Make what a symbolic link leads to. Anything else is there already. */
+static int make_linked(const char *path, bool directory, int links)
+{
+    char link[PATH_MAX], leads_to[PATH_MAX];
+    ssize_t size = readlink(path, link, sizeof link - 1);
+    if (size < 0)
+        return errno == EINVAL ? 0 : -1;
+    link[size] = '\0';
+    int above = link[0] == '/' ? 0 : (int)(strrchr(path, '/') - path);
+    errno = links == MOST_LINKS ? ELOOP : ENAMETOOLONG;
+    return links < MOST_LINKS &&
+                   snprintf(leads_to, PATH_MAX, "%.*s/%s", above, path, link) < PATH_MAX
+               ? make_missing(leads_to, directory, links + 1)
+               : -1;
 }
 
 /* Make a directory or an empty file, and before it the directories above that are missing. Only
  * then: each mkdir(2) looks its name up in the file system, which is a request to a daemon. */
-static int make_missing(char *path, bool directory)
+static int make_missing(char *path, bool directory, int links)
 {
-    if (make_node(path, directory) == 0 || errno == EEXIST)
+    if (make_node(path, directory) == 0)
         return 0;
     char *last = strrchr(path, '/');
+    if (errno == EEXIST)
+        return make_linked(path, directory, links);
     if (errno != ENOENT || last == path)
         return -1;
     *last = '\0';
-    int made = make_missing(path, true);
+    int made = make_missing(path, true, links);
     *last = '/';
     return made < 0 ? -1 : make_node(path, directory);
 }
 
+int open_place(const char *target, bool directory)
+{
+    char path[PATH_MAX];
+    int place = open(target, O_PATH | O_CLOEXEC);
+    if (place >= 0 || errno != ENOENT)
+        return place;
+    if (snprintf(path, sizeof path, "/%s", target) >= PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    for (size_t size = strlen(path); path[size - 1] == '/' && size > 1;)
+        path[--size] = '\0';
+    return make_missing(path, directory, 0) < 0 ? -1 : open(target, O_PATH | O_CLOEXEC);
+}
+
 int make_directory(const char *path, mode_t mode)
 {
-    char place[PATH_MAX];
-    bool known = real_path(path, place) == 0;
-    if (known && is_directory(place))
+    if (is_directory(path))
         return 0;
-    bool made = known && make_missing(place, true) == 0 && is_directory(place);
-    return made && chmod(place, mode) == 0 ? 0 : fail("CONTENTS", path);
+    int place = open_place(path, true);
+    close_keeping_errno(place);
+    if (place >= 0 && !is_directory(path))
+        return fail_with("CONTENTS", EEXIST, path);
+    return place >= 0 && chmod(path, mode) == 0 ? 0 : fail("CONTENTS", path);
 }
 
 int make_symlink(const char *target, const char *path)
@@ -140,29 +112,21 @@ int make_symlink(const char *target, const char *path)
     return same ? 0 : fail_with("SYMLINK", error, path);
 }
 
-/* Put the real path of `target` into `place`, and make it if it is missing: move_mount(2) follows
- * no symbolic link in the last name. */
-static int make_mountpoint(const char *target, bool directory, char *place)
-{
-    struct stat st;
-    if (real_path(target, place) < 0)
-        return -1;
-    return lstat(place, &st) == 0 ? 0 : make_missing(place, directory);
-}
-
 int mount_attach(int mount, const char *target)
 {
-    char place[PATH_MAX];
-    struct stat st;
+    struct stat st, of_place;
     if (fstat(mount, &st) < 0)
         return fail("ATTACH", target);
     bool directory = S_ISDIR(st.st_mode);
-    if (make_mountpoint(target, directory, place) < 0)
+    int place = open_place(target, directory);
+    if (place < 0 || fstat(place, &of_place) < 0)
         return fail("MOUNTPOINT", target);
-    if (is_directory(place) != directory)
+    if (S_ISDIR(of_place.st_mode) != directory)
         return fail_with("MISMATCH", directory ? ENOTDIR : EISDIR, target);
-    if (move_mount_to(mount, place) < 0)
+    if (syscall(SYS_move_mount, mount, "", place, "",
+                MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
         return fail("ATTACH", target);
+    close(place);
     close(mount);
     return 0;
 }
@@ -171,9 +135,9 @@ int mount_attach(int mount, const char *target)
 
 struct bind {
     const char *target;
-    char *place;  /* the target without symbolic links, at the time when it is attached */
     size_t depth; /* of its place before anything is attached */
     int mount;
+    uint64_t id; /* once it is attached */
 };
 
 static int in_order(const void *one, const void *other)
@@ -184,38 +148,62 @@ static int in_order(const void *one, const void *other)
     return first->target < second->target ? -1 : 1; /* as in the plan, which holds both */
 }
 
+/* The depth of a path without symbolic links. One that is missing comes after all that are not:
+ * it may be missing below one of them, by a symbolic link. */
+static size_t depth_of(const char *target)
+{
+    char path[PATH_MAX], real[PATH_MAX] = "";
+    size_t depth = 0;
+    int place;
+    (void)snprintf(path, sizeof path, "/%s", target);
+    while ((place = open(path, O_PATH | O_CLOEXEC)) < 0 && depth++ < PATH_MAX) {
+        char *last = strrchr(path, '/');
+        *(last == path ? last + 1 : last) = '\0';
+    }
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", place);
+    (void)!readlink(path, real, sizeof real - 1);
+    close(place);
+    depth += depth ? PATH_MAX : 0;
+    for (const char *at = real; *at; at++)
+        depth += *at == '/' && at[1];
+    return depth;
+}
+
+/* The mount whose root is at a path; 0 if none is. */
+static uint64_t mounted_at(const char *path)
+{
+    struct statx st;
+    bool known = statx(AT_FDCWD, path, 0, STATX_MNT_ID, &st) == 0;
+    return known && st.stx_attributes & STATX_ATTR_MOUNT_ROOT ? st.stx_mnt_id : 0;
+}
+
 int attach_binds(struct plan *plan)
 {
     static struct bind binds[PLAN_MOST_SLOTS];
     struct bind *end = binds;
     struct record record;
-    char real[PATH_MAX], both[2 * PATH_MAX];
+    char both[2 * PATH_MAX];
     for (struct cursor cursor = plan->sections[SECTION_INIT]; plan_next(&cursor, &record);) {
         const struct argument *slot = &record.arguments[0], *target = &record.arguments[1];
         if (record.step != STEP_BIND || slot_descriptor(plan, slot) < 0)
             continue;
-        if (real_path(target->bytes, real) < 0)
-            return fail("MOUNTPOINT", target->bytes);
-        *end = (struct bind){.target = target->bytes, .mount = slot_descriptor(plan, slot)};
-        for (const char *at = real; *at; at++)
-            end->depth += *at == '/';
-        end++;
+        *end++ = (struct bind){.target = target->bytes,
+                               .depth = depth_of(target->bytes),
+                               .mount = slot_descriptor(plan, slot)};
         slot_fill(plan, slot, -1);
     }
     qsort(binds, (size_t)(end - binds), sizeof *binds, in_order);
     for (struct bind *one = binds; one < end; one++) {
-        if (real_path(one->target, real) < 0)
-            return fail("MOUNTPOINT", one->target);
         /* Two targets may be one path, by symbolic links. */
-        for (const struct bind *before = binds; before < one; before++)
-            if (!strcmp(before->place, real)) {
+        uint64_t found = mounted_at(one->target);
+        for (const struct bind *before = binds; found && before < one; before++)
+            if (before->id == found) {
                 (void)snprintf(both, sizeof both, "%s\n%s", before->target, one->target);
                 return fail_with("TWICE", EBUSY, both);
             }
-        if (!(one->place = strdup(real)))
-            return fail("PROCESS", "");
         if (mount_attach(one->mount, one->target) < 0)
             return -1;
+        one->id = mounted_at(one->target);
     }
     return 0;
 }

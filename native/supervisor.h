@@ -202,8 +202,11 @@ int mount_clone(const char *path, const struct mount_attr *attributes);
 
 bool is_directory(const char *path);
 
-/* Attach a detached mount at `target` and close its descriptor; make the mountpoint if it is
- * missing. */
+/* O_PATH: a place for a mount, which is made if it is missing. Follows symbolic links. Returns -1
+ * with errno set. */
+int open_place(const char *target, bool directory);
+
+/* Attach a detached mount at such a place and close its descriptor. */
 int mount_attach(int mount, const char *target);
 
 /* Make a directory after those above it that are missing, or a symbolic link. One with the same
@@ -221,10 +224,6 @@ int protect(const struct argument *arguments);
 
 /* Carry out STEP_MASK: cover paths that exist, directories by empty ones and others by a file. */
 int mask(const struct argument *arguments);
-
-/* The path without symbolic links, in PATH_MAX bytes; names that are missing stay. Returns -1 with
- * errno set. */
-int real_path(const char *path, char *real);
 
 /* ---- cover.c -------------------------------------------------------------------------------- */
 
