@@ -1,5 +1,8 @@
-/* System calls that a plan names: what Python decides, and no more than that. */
+/* What Python decides, and no more than that: system calls that a plan names, and descriptors that
+ * it gives to the monitor. */
 #include "supervisor.h"
+
+#include <linux/filter.h>
 
 /* The arguments of STEP_CALL. */
 enum { NUMBER, SLOT, BECOMES, IGNORED, FAILURE, SUBJECT, WORDS };
@@ -24,10 +27,16 @@ int call(struct plan *plan, const struct argument *arguments)
     struct cursor cursor = {arguments[WORDS].bytes,
                             arguments[WORDS].bytes + arguments[WORDS].length};
     struct argument word;
+    struct sock_fprog filter;
     long words[MOST_WORDS] = {0};
     char letter;
     for (size_t at = 0; plan_word(&cursor, &letter, &word); at++) {
         words[at] = letter == 'x' ? (long)word.bytes : (long)word.number;
+        if (letter == 'f') {
+            filter.len = (unsigned short)(word.length / sizeof *filter.filter);
+            filter.filter = (struct sock_filter *)(uintptr_t)word.bytes;
+            words[at] = (long)&filter;
+        }
         if (letter == 'd' && (words[at] = slot_descriptor(plan, &word)) < 0)
             return 0;
     }
@@ -42,4 +51,15 @@ int call(struct plan *plan, const struct argument *arguments)
     else if (arguments[BECOMES].number == PLAN_FILLED)
         slot_fill(plan, slot, (int)result);
     return 0;
+}
+
+int offer(struct plan *plan, const struct argument *arguments, int channel)
+{
+    int offered[MOST_PASSED];
+    size_t count = 0;
+    while (count < MOST_PASSED &&
+           (offered[count] = slot_descriptor(plan, &arguments[2 + count])) >= 0)
+        count++;
+    bool sent = message_send(channel, (char)arguments[0].number, offered, count) == 0;
+    return sent ? 0 : fail(arguments[1].bytes, "");
 }

@@ -1,9 +1,6 @@
 /* The command: what a new fork of init sets before execve(2). */
 #include "supervisor.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-
 #define LISTEN_PID "LISTEN_PID="
 
 /* Pass the sockets that the launcher was passed on to the command (sd_listen_fds(3)): a program
@@ -51,26 +48,6 @@ static int execute(const struct argument *arguments)
                      : fail_with("LOOKUP", ENOENT, argv[0]);
 }
 
-/* Returns 0 or the listener, or -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN.
- */
-static int install_filter(const struct argument *instructions, unsigned flags)
-{
-    struct sock_fprog program = {
-        .len = (unsigned short)(instructions->length / sizeof(struct sock_filter)),
-        .filter = (struct sock_filter *)(uintptr_t)instructions->bytes};
-    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
-}
-
-/* Have the monitor answer uname(2). */
-static int ask_monitor(const struct argument *instructions, int messages)
-{
-    int listener = install_filter(instructions, SECCOMP_FILTER_FLAG_NEW_LISTENER);
-    if (listener < 0 || message_send(messages, MESSAGE_LISTENER, &listener, 1) < 0)
-        return fail("RELEASE", "");
-    close(listener);
-    return 0;
-}
-
 static int carry_out(struct plan *plan, const struct record *record, int messages)
 {
     const struct argument *argument = record->arguments;
@@ -83,10 +60,8 @@ static int carry_out(struct plan *plan, const struct record *record, int message
         return 0;
     case STEP_CALL:
         return call(plan, argument);
-    case STEP_SECCOMP:
-        return install_filter(argument, 0) < 0 ? fail("SECCOMP", "") : 0;
-    case STEP_RELEASE:
-        return ask_monitor(&argument[1], messages);
+    case STEP_OFFER:
+        return offer(plan, argument, messages);
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number);
     case STEP_BOUND_CAPABILITIES:

@@ -16,19 +16,6 @@ static int attach(struct plan *plan, const struct argument *argument)
     return mount_attach(mount, argument[1].bytes);
 }
 
-/* Send the monitor namespaces, or the master of the view's terminal. */
-static int offer(struct plan *plan, const struct record *record, int channel)
-{
-    int offered[MOST_PASSED];
-    bool terminal = record->step == STEP_OFFER_TERMINAL;
-    size_t count = terminal ? 1 : OFFERED_NAMESPACES;
-    for (size_t at = 0; at < count; at++)
-        offered[at] = slot_descriptor(plan, &record->arguments[at]);
-    if (message_send(channel, terminal ? MESSAGE_TERMINAL : MESSAGE_NAMESPACES, offered, count) < 0)
-        return fail(terminal ? "TERMINAL" : "NAMESPACES", "");
-    return 0;
-}
-
 static int carry_out(struct plan *plan, const struct record *record, struct covered_hosts *hosts,
                      int channel)
 {
@@ -37,8 +24,7 @@ static int carry_out(struct plan *plan, const struct record *record, struct cove
     case STEP_CALL:
         return call(plan, argument);
     case STEP_OFFER:
-    case STEP_OFFER_TERMINAL:
-        return offer(plan, record, channel);
+        return offer(plan, argument, channel);
     case STEP_ATTACH_MOUNT:
         return attach(plan, argument);
     case STEP_SYMLINK:

@@ -14,11 +14,6 @@
 
 #define MAGIC "overlaykit plan"
 
-/* Letters of signatures; all others are lists. */
-#define INTEGERS "unbaik"
-#define SLOTS "dmc"
-#define STRINGS "s/heF"
-
 enum { FIRST_DESCRIPTOR = 3 }; /* after the standard ones */
 
 struct form {
@@ -61,32 +56,36 @@ static const char *take_argument(struct cursor *cursor, char letter, struct argu
         return "an argument is longer than the plan";
     *argument = (struct argument){.bytes = cursor->at, .length = length};
     cursor->at += length;
-    if (letter == 'x') {
-        return NULL;
-    } else if (letter == 'w') {
+    switch (letter) {
+    case 'w':
         return are_words((struct cursor){argument->bytes, cursor->at}) ? NULL : "it has no words";
-    } else if (strchr(INTEGERS, letter)) {
+    case 'u':
         if (length != sizeof argument->number)
             return "an integer has not 8 bytes";
         memcpy(&argument->number, argument->bytes, length);
-    } else if (strchr(SLOTS, letter)) {
+        break;
+    case 'd':
+    case 'm':
+    case 'c':
         if (length != sizeof slot)
             return "a slot has not 4 bytes";
         memcpy(&slot, argument->bytes, length);
         argument->number = slot;
         return slot < PLAN_MOST_SLOTS ? NULL : "there is no such slot";
-    } else if (strchr(STRINGS, letter)) {
+    case 's':
         if (!length || memchr(argument->bytes, '\0', length) != argument->bytes + length - 1)
             return "a string does not end with its only NUL";
-    } else if (length && argument->bytes[length - 1]) {
-        return "a list does not end with NUL";
+        break;
+    case 'l':
+        if (length && argument->bytes[length - 1])
+            return "a list does not end with NUL";
     }
     return NULL;
 }
 
 bool plan_word(struct cursor *cursor, char *letter, struct argument *word)
 {
-    return take(cursor, letter, 1) && (*letter == 'u' || *letter == 'd' || *letter == 'x') &&
+    return take(cursor, letter, 1) && *letter && strchr("udxf", *letter) &&
            !take_argument(cursor, *letter, word);
 }
 

@@ -7,18 +7,13 @@
  *
  * in the machine's byte order. The signature of a step has a letter for each argument:
  *
- *     an unsigned integer of 8 bytes
- *         u  any;  n  up to what the step allows;  b  0 or 1
- *         a  attributes of a mount;  i  a user or a group;  k  CLONE_NEW*
+ *     u  an unsigned integer of 8 bytes
  *     the number of a slot, 4 bytes
  *         d  that is filled;  m  that the step fills;  c  whose descriptor the step takes over
- *     a string: its NUL is counted, and it holds no other
- *         s  any;  /  an absolute path;  h  a host name;  e  a directory's entry
- *         F  the name of a failure
- *     x  bytes of any kind
- *     w  the words of a system call: each a letter, u, d or x, and what that letter stands for
- *     a list: strings, one after another
- *         l  any;  v  a program and its arguments;  o  keys and values;  P  absolute paths
+ *     s  a string: its NUL is counted, and it holds no other
+ *     x  bytes of any kind;  f  the instructions of a filter
+ *     w  the words of a system call: each a letter, u, d, x or f, and what that stands for
+ *     l  a list: strings, one after another
  *
  * A slot holds a descriptor: an inherited one, or one that a step makes. A step with an empty slot
  * is skipped. */

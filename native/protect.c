@@ -5,18 +5,6 @@
 
 static const struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 
-/* Whether the machine's uid 0, which owns procfs and needs no capability for it, is mapped here. */
-static bool maps_machine_root(void)
-{
-    struct stat st;
-    uid_t overflow;
-    FILE *file = fopen("/proc/sys/kernel/overflowuid", "re");
-    bool known = file && fscanf(file, "%u", &overflow) == 1;
-    if (file)
-        (void)fclose(file);
-    return !known || stat("/proc/sys", &st) < 0 || st.st_uid != overflow;
-}
-
 /* Whether an entry of /proc is no process, and is writable or may contain a writable file. */
 static bool is_of_the_machine(int proc, const char *name)
 {
@@ -69,7 +57,10 @@ static int cover_directory(const char *path)
 int protect(const struct argument *arguments)
 {
     const struct argument *shown = &arguments[0];
-    bool whole = arguments[2].number & PLAN_MACHINE && maps_machine_root();
+    struct stat st;
+    /* Whether the machine's uid 0, which owns procfs and needs no capability for it, is mapped. */
+    bool whole = arguments[2].number & PLAN_MACHINE &&
+                 (stat("/proc/sys", &st) < 0 || st.st_uid != arguments[3].number);
     if (whole && make_proc_read_only(&arguments[1]) < 0)
         return -1;
     for (const char *path = NULL; (path = list_next(shown, path));)

@@ -32,7 +32,8 @@ static struct {
     int epoll;
     int signals; /* a signalfd; -1 unless alone */
     int status;  /* alone: the read end of the status pipe; -1 once it has ended */
-    int namespaces[OFFERED_NAMESPACES];
+    int namespaces[MOST_PASSED];
+    size_t offers; /* that were taken */
     struct init_descriptors of_init;
     pid_t init;
     int view; /* a pidfd of init; -1 before its fork */
@@ -229,13 +230,13 @@ static void signals_ready(void)
 static void message_ready(void)
 {
     int taken[MOST_PASSED];
-    for (char kind; (kind = message_take(monitor.messages, taken));)
-        if (kind == MESSAGE_NAMESPACES) {
+    for (char kind; (kind = message_take(monitor.messages, taken)); monitor.offers++)
+        if (kind == PLAN_OFFERED_NAMESPACES) {
             memcpy(monitor.namespaces, taken, sizeof taken);
-        } else if (kind == MESSAGE_LISTENER) {
+        } else if (kind == PLAN_OFFERED_LISTENER) {
             if (release_listen(taken[0]) < 0)
                 signal_view(SIGKILL);
-        } else if (kind != MESSAGE_TERMINAL) {
+        } else if (kind != PLAN_OFFERED_TERMINAL) {
             monitor.command_stopped = kind == MESSAGE_STOPPED;
         } else if (terminal_open(taken[0]) < 0) {
             (void)fail("TERMINAL", "");
@@ -546,7 +547,7 @@ static void hold_view(void)
     monitor.view = -1;
     message_ready();
     /* No mount of the view outlives it. */
-    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
+    for (size_t at = 0; at < MOST_PASSED; at++)
         if (monitor.namespaces[at] >= 0)
             close(monitor.namespaces[at]);
     drain_terminal();
@@ -731,10 +732,11 @@ static int start(void)
  * command begins with the size of the caller's window. */
 static void await_offers(void)
 {
-    bool terminal = plan_find(&plan, SECTION_INIT, STEP_OFFER_TERMINAL);
-    bool namespaces = plan_find(&plan, SECTION_INIT, STEP_OFFER);
-    while (((terminal && !terminal_is_open()) || (namespaces && monitor.namespaces[0] < 0)) &&
-           !monitor.view_ended)
+    struct cursor cursor = plan.sections[SECTION_INIT];
+    size_t expected = 0;
+    for (struct record record; plan_next(&cursor, &record);)
+        expected += record.step == STEP_OFFER;
+    while (monitor.offers < expected && !monitor.view_ended)
         handle_events();
 }
 
@@ -750,7 +752,7 @@ static _Noreturn void run(void)
     monitor.input = descriptor_of(STEP_INPUT);
     monitor.announce = descriptor_of(STEP_ANNOUNCE);
     monitor.ignored = number_of(SECTION_COMMAND, STEP_IGNORED, 0);
-    const struct argument *release = plan_find(&plan, SECTION_COMMAND, STEP_RELEASE);
+    const struct argument *release = plan_find(&plan, SECTION_COMMAND, STEP_TELL_RELEASE);
     if (release)
         release_tell(release->bytes);
     monitor.blocked = number_of(SECTION_COMMAND, STEP_BLOCKED, 0);

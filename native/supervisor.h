@@ -112,8 +112,9 @@ int status_of(int ended);
 
 /* ---- call.c --------------------------------------------------------------------------------- */
 
-/* Carry out STEP_CALL. */
+/* Carry out STEP_CALL; STEP_OFFER, by a socket to the monitor. */
 int call(struct plan *plan, const struct argument *arguments);
+int offer(struct plan *plan, const struct argument *arguments, int channel);
 
 /* ---- init.c --------------------------------------------------------------------------------- */
 
@@ -147,15 +148,12 @@ int guest_session(struct plan *plan, const struct argument *arguments);
 
 /* ---- passing.c ------------------------------------------------------------------------------ */
 
-enum { MOST_PASSED = 4, OFFERED_NAMESPACES = MOST_PASSED };
+enum { MOST_PASSED = 4 };
 
-/* The kinds of messages: of init, and that of the monitor to a helper. */
+/* The kinds of messages that no step names: of init, and that of the monitor to a helper. */
 enum {
-    MESSAGE_NAMESPACES = 'n', /* mnt, uts, ipc, cgroup */
-    MESSAGE_TERMINAL = 't',   /* the master of the pty */
-    MESSAGE_STOPPED = 's',    /* the command is */
+    MESSAGE_STOPPED = 's', /* the command is */
     MESSAGE_CONTINUED = 'c',
-    MESSAGE_LISTENER = 'l', /* of the command: that of its filter */
     MESSAGE_NETWORK = 'w',
 };
 

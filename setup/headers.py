@@ -78,8 +78,9 @@ def plan_forms() -> str:
     forms = {name: form[:2] for name, form in plan.FORMS.items() if form[0]}
     flags = "".join(f"    PLAN_{name} = {value},\n" for name, value in numbers.items())
     sections = "".join(f"    SECTION_{name.upper()},\n" for name in plan.SECTIONS)
+    plain = str.maketrans(plan.PLAIN)
     steps = "".join(
-        f' \\\n    STEP({name.upper()}, {code}, "{name}", "{signature}")'
+        f' \\\n    STEP({name.upper()}, {code}, "{name}", "{signature.translate(plain)}")'
         for name, (code, signature) in (plan.PRIMITIVES | forms).items()
     )
     called = "".join(f" \\\n    CALL({name})" for name in plan.CALLS)

@@ -20,6 +20,9 @@ from overlaykit.namespace.plan import (
     GROUPS_KEPT,
     GROUPS_SET_IF_PERMITTED,
     IF_TARGET_EXISTS,
+    OFFERED_LISTENER,
+    OFFERED_NAMESPACES,
+    OFFERED_TERMINAL,
     OPTIONAL,
     OPTIONAL_IF_ENOENT,
     OPTIONAL_IF_EPERM,
@@ -46,6 +49,7 @@ _NEW_TIME: Final = 0x80
 """CLONE_NEWTIME of linux/sched.h."""
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = _native.PR_SET_NO_NEW_PRIVS
+_SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 _JOIN_SESSION_KEYRING: Final = 1
 _F_SETFD: Final = 2
 _AF_INET: Final = 2
@@ -379,6 +383,27 @@ def _no_new_privs() -> list[Call]:
     return [call("prctl", _PR_SET_NO_NEW_PRIVS, 1, failure="NO_NEW_PRIVS")]
 
 
+def _seccomp(program: bytes) -> list[Call]:
+    filtered = ("seccomp", _native.SECCOMP_SET_MODE_FILTER, 0, ("f", program))
+    return [call(*filtered, failure="SECCOMP")]
+
+
+def _release(text: str, program: bytes) -> list[Call]:
+    """The monitor answers what the filter asks. EACCES without no_new_privs and CAP_SYS_ADMIN."""
+    how: dict[str, Any] = {"slot": "listener", "becomes": FILLED, "failure": "RELEASE"}
+    kind, flags = _native.SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER
+    return [
+        ("tell_release", text),
+        call("seccomp", kind, flags, ("f", program), **how),
+        _offer(OFFERED_LISTENER, "RELEASE", "listener"),
+        close("listener", "RELEASE"),
+    ]
+
+
+def _offer(kind: int, failure: str, *slots: str) -> Call:
+    return ("offer", kind, failure, *slots, *(_NOTHING,) * (len(_NAMESPACES) - len(slots)))
+
+
 def _scope_sockets() -> list[Call]:
     """Where the kernel is older (E2BIG), has no Landlock, or an outer filter refuses it, that is no failure."""
     failure, slot = "SCOPE", "rules"
@@ -449,7 +474,8 @@ def _protect(
 
     It shows the network of its reader, and container engines set it.
     """
-    shown: Call = ("protect_paths", read_only, left, flags)
+    with open("/proc/sys/kernel/overflowuid", "rb", buffering=0) as file:
+        shown: Call = ("protect_paths", read_only, left, flags, int(file.readall()))
     covered: Call = ("mask", masked, "/dev/null", 0, "PROC")
     if not flags & OWN_NETWORK:
         return [shown, covered]
@@ -506,7 +532,7 @@ def _pty(owner: int, console: int) -> list[Call]:
         *terminal(owner),
         *(covered if console else ()),
         call("setsid", ignored=_ANY, **how),
-        ("offer_terminal", "master"),
+        _offer(OFFERED_TERMINAL, "TERMINAL", "master"),
         close("master", "TERMINAL"),
     ]
 
@@ -533,7 +559,7 @@ def _offer_namespaces() -> list[Call]:
     paths = [f"/proc/self/ns/{kind}" for kind in _NAMESPACES]
     return [
         *(_open(path, os.O_RDONLY, path, failure, path) for path in paths),
-        ("offer", *paths),
+        _offer(OFFERED_NAMESPACES, failure, *paths),
         *(close(path, failure) for path in paths),
     ]
 
@@ -571,6 +597,8 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "session_keyring": _session_keyring,
     "no_new_privs": _no_new_privs,
     "scope_sockets": _scope_sockets,
+    "seccomp": _seccomp,
+    "release": _release,
     "limit": _limit,
     "hide": _hide,
     "protect": _protect,

@@ -100,7 +100,7 @@ FORMS: Final = {
     "record_status": (41, "de", "end"),
     "session_keyring": (0, "", "init"),
     "no_new_privs": (0, "", "command"),
-    "seccomp": (44, "x", "command"),
+    "seccomp": (0, "x", "command"),
     "join_cgroup": (0, "d", "init"),
     "out_of_memory": (46, "d", "end"),
     "limit": (0, "nuus", "init command"),
@@ -120,7 +120,7 @@ FORMS: Final = {
     "hint": (60, "s", "end"),
     "directory": (61, "sn", "init"),
     "remove_opened": (62, "d", "end"),
-    "release": (63, "sx", "command"),
+    "release": (0, "sx", "command"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it.
 
@@ -133,7 +133,8 @@ CALLS: Final = (
     *("inotify_init1", "ioctl", "keyctl", "landlock_create_ruleset"),
     *("landlock_restrict_self", "mkdirat", "mount", "mount_setattr", "move_mount"),
     *("open_tree", "openat", "pivot_root", "prctl", "prlimit64", "quotactl_fd"),
-    *("sched_setaffinity", "setgroups", "sethostname", "setns", "setresgid", "setresuid"),
+    *("sched_setaffinity", "seccomp", "setgroups", "sethostname", "setns"),
+    *("setresgid", "setresuid"),
     *("setsid", "socket", "symlinkat", "umask", "umount2", "unlinkat", "unshare", "write"),
 )
 """System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
@@ -142,11 +143,11 @@ PRIMITIVES: Final = {
     "call": (12, "umnuFsw"),
     "unless": (13, "mu"),
     "joined": (14, ""),
-    "offer": (15, "dddd"),
-    "offer_terminal": (16, "d"),
+    "offer": (15, "uFdddd"),
+    "tell_release": (16, "s"),
     "own_session": (17, ""),
     "attach_mount": (18, "cs"),
-    "protect_paths": (22, "PPn"),
+    "protect_paths": (22, "PPnu"),
     "mask": (49, "PsuF"),
     "bound_capabilities": (47, "u"),
     "drop_capabilities": (48, "u"),
@@ -158,23 +159,36 @@ PRIMITIVES: Final = {
 }
 """Of each step that only the program's bytes have its code, and a letter for each argument.
 
-`call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16 bits
-each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
-`joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
-`own_session`: the command has one, without a terminal. `attach_mount`: `attach`, without flags. `protect_paths`:
-`protect`, without what is masked, and the network. `mask`: the paths, the file that covers files, attributes of its
-mount, the failure. `bound_capabilities`, `drop_capabilities`: the parts of `restrict_capabilities`; the
-second may fail. `copy`: all that is read from a descriptor into a file, with the subject of a failure.
+`call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16
+bits each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
+`joined`: the end of another view ends this one. `offer`: send the monitor descriptors of a kind (OFFERED_*), with the
+name of a failure; the first empty slot ends them. `tell_release`: what `release` says. `own_session`: the command has
+one, without a terminal. `attach_mount`: `attach`, without flags. `protect_paths`: `protect`, without what is masked,
+and the network; and the user in place of those that are not mapped. `mask`: the paths, the file that covers files,
+attributes of its mount, the failure. `bound_capabilities`, `drop_capabilities`: the parts of `restrict_capabilities`;
+the second may fail. `copy`: all that is read from a descriptor into a file, with the subject of a failure.
 `connect_network`: the other side of an interface. `until`, `run`, `guest_session`: of guests (machine/plan.py).
 """
 
 FILLED: Final = 1
 EMPTIED: Final = 2
 """Of `call`."""
+OFFERED_NAMESPACES: Final = ord("n")
+"""Of `offer`: mnt, uts, ipc, cgroup."""
+OFFERED_TERMINAL: Final = ord("t")
+"""The master of a pty."""
+OFFERED_LISTENER: Final = ord("l")
+"""Of a filter that asks."""
 
 _INTEGERS: Final = frozenset("unbaik")
 _SLOTS: Final = frozenset("dmc")
 _STRINGS: Final = frozenset("s/heF")
+PLAIN: Final = {
+    **dict.fromkeys("nbaik", "u"),
+    **dict.fromkeys("/heF", "s"),
+    **dict.fromkeys("voP", "l"),
+}
+"""The letters that native/plan.h does not have, as those that stand for the same bytes."""
 
 
 _ONCE: Final = frozenset(
@@ -860,7 +874,7 @@ def _argument(letter: str, argument: Any, slots: dict[Slot, int]) -> bytes:
         return _U32_OF_4 + _u32(slots.setdefault(argument, len(slots)))
     if letter == "w":
         argument = b"".join(of.encode() + _argument(of, word, slots) for of, word in argument)
-    elif letter != "x":
+    elif letter not in "xf":
         argument = _strings((argument,) if letter in _STRINGS else argument)
     return _u32(len(argument)) + argument  # type: ignore[no-any-return]
 

@@ -45,7 +45,7 @@ def argument(letter: str, value: object) -> bytes:
             raw = struct.pack("=I", value)
         case "s" | "/" | "h" | "e" | "F", str() | bytes():
             raw = os.fsencode(value) + b"\0"
-        case "x", bytes():
+        case "x" | "f", bytes():
             raw = value
         case "l" | "v" | "o" | "P", tuple():
             raw = b"".join(os.fsencode(one) + b"\0" for one in value)
