@@ -20,7 +20,7 @@ from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import UNKNOWN_UUID, LayerDir
 from overlaykit.overlay.markers import NO_FILE_MARKERS, UNMARKED
 from overlaykit.overlay.merge import Found
-from overlaykit.overlay.nodes import Data, Directory, File
+from overlaykit.overlay.nodes import IN_INDEX, Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.operation import operation
 
@@ -182,8 +182,8 @@ class Lookup:
     ) -> Node | None:
         """The node that a daemon which was killed has found under a name; `inode`: kept open by it, or -1.
 
-        Takes `inode` over. `directory`: None if it had no name; `name` says then where it lies in a lower, or nothing.
-        `made`: by the plane. Returns: None if there is no such node any more. Raises: OSError.
+        Takes `inode` over. `directory`: None if it had no name; `name` says then where it lies in a lower or in the
+        index, or nothing. `made`: by the plane. Returns: None if there is no such node any more. Raises: OSError.
         """
         if inode >= 0:
             if directory is None or not _is_named(directory, name, inode):
@@ -192,6 +192,8 @@ class Lookup:
                 return self.adopt_nameless(inode)
             os.close(inode)
         if directory is None:
+            if name.startswith(IN_INDEX):
+                return self._adopt_indexed(name.removeprefix(IN_INDEX))
             return self._adopt_lower(name)
         if made:
             return self.adopt_made(directory, name)
@@ -210,9 +212,35 @@ class Lookup:
         st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
         if stat.S_ISDIR(st.st_mode):
             return None
-        node = File(stat.S_IFMT(st.st_mode), lower_dir=layer_dir, lower_name=name)
+        key = self.numbering.key(st.st_dev, st.st_ino)
+        node = File(stat.S_IFMT(st.st_mode), lower_key=key, lower_dir=layer_dir, lower_name=name)
         node.remember(st)
-        self._tree.table.add(node, self.numbering.key(st.st_dev, st.st_ino))
+        self._tree.table.add(node, key)
+        self._tree.table.register(node)  # a name of it that is not known may be found
+        return node
+
+    def _adopt_indexed(self, index_name: bytes) -> Node:
+        """The node of a file in the index: it has names, of which none is known."""
+        index, markers = self._tree.work.index, self._tree.markers
+        st = os.stat(index_name, dir_fd=index.fd(), follow_symlinks=False)
+        held = self._read_marker(index, index_name, markers.of_file)
+        if held is None or held.metacopy:
+            fail(errno.ESTALE)  # where its data lie is not known any more
+        key = self.numbering.key(st.st_dev, st.st_ino)
+        node = File(
+            stat.S_IFMT(st.st_mode),
+            key=key,
+            has_upper=True,
+            has_origin=True,
+            index_name=index_name,
+            link_count=self._read_marker(
+                index,
+                index_name,
+                lambda path: markers.link_count(path, upper=st.st_nlink, lower=lambda: None),
+            ),
+        )
+        self._tree.table.add(node, key)
+        self._tree.table.register(node)
         return node
 
     def adopt_nameless(self, inode: int) -> Node:

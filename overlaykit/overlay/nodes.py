@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 ROOT_NODEID: Final = 1
 """include/uapi/linux/fuse.h: FUSE_ROOT_ID."""
 
+IN_INDEX: Final = b"index/"
+"""Before the name of an entry of the index, where a later daemon finds a file of which no name is known."""
+
 _FIRST_GENERATION: Final = 2
 _GENERATIONS: Final = 1 << 31
 """The kernel keeps 32 bits of a generation; the root's is 0, and 1 has a meaning of its own (`_native.NAME_ONLY`)."""
@@ -444,7 +447,8 @@ class Plane(Protocol):
     def note(self, nodeid: int, above: int, name: bytes) -> None:
         """Note for a later daemon that a node is found under a name in a directory.
 
-        `above`: 0 if it has none. `name`: then where it lies in a lower (`Lookup.adopt_left`), or nothing.
+        `above`: 0 if it has none. `name`: then where it lies in a lower or in the index (`Lookup.adopt_left`), or
+        nothing.
         """
 
     def keep(self, nodeid: int, fd: int) -> None:
@@ -585,8 +589,13 @@ class Table:
         if self.kept_plane is not None:
             self.kept_plane.keep(node.nodeid, fd)
 
-    def _note(self, node: Node) -> None:
-        """Note for a later daemon where a node is found."""
+    def note_removal(self, node: File, directory: Directory, name: bytes) -> None:
+        """Note for a later daemon where a file is found without a name. Requires: called before that goes."""
+        if node.links[:1] == ((directory, name),):
+            self._note(node, node.links[1:])
+
+    def _note(self, node: Node, links: tuple[tuple[Directory, bytes], ...] | None = None) -> None:
+        """Note for a later daemon where a node is found. `links`: of a file, the names to note; None: all it has."""
         plane = self.kept_plane
         if plane is None:
             return
@@ -594,9 +603,11 @@ class Table:
         if isinstance(node, Directory):
             if node.parent is not None and not node.orphaned:
                 above, name = node.parent.nodeid, node.name
-        elif node.links:
-            directory, name = node.links[0]
+        elif named := node.links if links is None else links:
+            directory, name = named[0]
             above = directory.nodeid
+        elif node.index_name is not None:
+            name = IN_INDEX + node.index_name
         elif not node.has_upper and node.lower_dir is not None:
             name = b"%d/%s" % (node.lower_dir.layer.number, node.lower_dir.path(node.lower_name))
         plane.note(node.nodeid, above, name)

@@ -51,6 +51,7 @@ class Removal:
         layer_dir = tree.writable_directory(directory, name)
         count = self._links.prepare_unlink(node, directory, name)
         self.keep_content(node, count)
+        tree.table.note_removal(node, directory, name)
         reach("unlink.counted")
         if tree.needs_whiteout(directory, name):
             tree.whiteouts.hide(layer_dir, name)

@@ -166,6 +166,7 @@ class Renaming:
             elif target is not None:
                 count = self._links.prepare_unlink(target, new_directory, new_name)
                 self._removal.keep_content(target, count)
+                tree.table.note_removal(target, new_directory, new_name)
             move = Move(
                 old_dir,
                 old_name,

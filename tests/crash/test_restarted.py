@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import AbstractContextManager
 
 import pytest
@@ -15,7 +16,7 @@ from ..overlay.inside import IDENTITIES
 from ..overlay.seen import look_through
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.table import Dir, File
+from ..posix.table import Dir, File, Layer, Link
 from .operations import OPERATIONS
 from .recovered import below, shown
 from .scenarios import build, run, trees
@@ -52,6 +53,39 @@ def test_an_operation_is_carried_out_once(stack: Stack, name: str, step: str) ->
         mount.unmount()
         assert _ends(mount, "signal 9") == 1
     assert below(name, shown(stack)) == after
+
+
+@pytest.mark.parametrize("kind", ["lower", "linked lower", "made", "linked"])
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.one_in(2)
+def test_an_open_file_stays_open_if_a_daemon_ends_as_it_loses_a_name(
+    stack: Stack, kind: str, replaced: bool
+) -> None:
+    links: Layer = {"link": Link("f")} if kind == "linked lower" else {}
+    stack.add({"f": File(b"content"), "g": File(b"other"), **links})
+    with _crashing(stack, "rename.done" if replaced else "unlink.removed") as mount:
+        path = mount.path("f")
+        if kind in ("made", "linked"):
+            with open(path, "wb") as made:
+                made.write(b"content")
+        with open(path, "rb", buffering=0) as file:
+            if kind == "linked":
+                os.link(path, mount.path("link"))
+            if replaced:
+                os.rename(mount.path("g"), path)
+            else:
+                os.unlink(path)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert file.read() == b"content"
+            os.fchmod(file.fileno(), 0o604)
+            st = os.fstat(file.fileno())
+            assert stat.S_IMODE(st.st_mode) == 0o604
+            if "linked" in kind:
+                assert os.path.samestat(st, os.stat(mount.path("link")))
+            else:
+                assert st.st_nlink == 0
+        mount.unmount()
+        assert _ends(mount, "signal 9") == 1
 
 
 def test_a_request_with_which_two_daemons_crash_fails_alone(stack: Stack) -> None:

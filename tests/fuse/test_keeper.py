@@ -15,7 +15,7 @@ import pytest
 
 from ..overlay.seen import Seen, looked_at
 from ..overlay.stack import Stack
-from ..posix.table import Dir, File
+from ..posix.table import Dir, File, Link
 from . import kill_load
 from .inotify import next_name, watched
 from .mounted import Mounted, spec_of, started
@@ -211,6 +211,35 @@ def test_a_file_that_lost_one_of_two_names_is_found_under_the_other(
             assert os.path.samestat(os.stat(other), os.fstat(file.fileno()))
             with open(other, "rb") as again:
                 assert again.read() == b"one two"
+
+
+def test_a_lowers_file_with_several_names_stays_one_though_no_daemon_knows_them(
+    stack: Stack,
+) -> None:
+    stack.add({"a": File(b"old"), "b": Link("a"), "c": Link("a"), "d": Link("a")})
+    with kept(stack) as mount, open(mount.path("a"), "r+b", buffering=0) as file:
+        number = os.fstat(file.fileno()).st_ino
+        file.write(b"one ")
+        os.rename(mount.path("b"), mount.path("e"))
+        for name in ("a", "c"):
+            kill_daemon(mount)
+            os.unlink(mount.path(name))
+        kill_daemon(mount)
+        os.fchmod(file.fileno(), 0o640)
+        file.write(b"two")
+        os.fsync(file.fileno())
+        for name in ("d", "e"):
+            st = os.stat(mount.path(name))
+            assert (st.st_ino, st.st_nlink, stat.S_IMODE(st.st_mode)) == (number, 2, 0o640)
+            with open(mount.path(name), "rb") as again:
+                assert again.read() == b"one two"
+        os.unlink(mount.path("d"))
+        os.unlink(mount.path("e"))
+        assert os.fstat(file.fileno()).st_nlink == 0
+        file.close()
+        mount.forget()
+        mount.await_held(open_files=0)
+        assert os.listdir(os.path.join(stack.work, "index")) == []
 
 
 def test_the_working_directory_stays(stack: Stack) -> None:
