@@ -76,7 +76,8 @@ class Stack(Record, kw_only=True):
 
     `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
     without `-l`: nothing says which the upper lay on. `control`: the socket of its daemon. `tried`, `ignored`: of a
-    view of `try`, the directories whose changes may be applied, and patterns of paths that never are.
+    view of `try`, the directories whose changes may be applied, and patterns of paths that never are. `disk`: of a
+    machine, what `upper` is a copy of.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Stack(Record, kw_only=True):
     control: str = ""
     tried: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    disk: str = ""
 
     def open(self) -> tuple[Opened | None, list[Opened]]:
         """Open the directories, once all that programs have written is in the upper. Raises: OSError, LayerCovered."""
@@ -140,6 +142,11 @@ class Client:
         client._seconds = ANSWER_SECONDS
         client._connection = None
         return client
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether its files are on a disk of its own, above those of its layers."""
+        return bool(self._running.about.machine)
 
     def explain(self, path: str) -> Explanation:
         """What a path, from the root of the view, means in each layer. Raises: OSError (ENOENT, ENOTDIR, ELOOP)."""

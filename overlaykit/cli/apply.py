@@ -57,6 +57,12 @@ class NoTarget(Error):
     message = "{0}: it has {1} layers: name the directory to write to (--to)"
 
 
+class DiskKeeps(Error):
+    message = (
+        "{0}: a machine, whose disk keeps what it wrote: name the directory to write to (--to)"
+    )
+
+
 class NoLayer(Error):
     message = "{0}: nothing says what it lies on: name the directory (-l)"
 
@@ -139,14 +145,22 @@ def main(arguments: list[str]) -> int:
         return _later(args)
     if args.force:
         raise Usage("apply", "--force is for --undo")
-    from overlaykit.changes.run import Request
-    from overlaykit.cli import stacks
-
     if any(not path.strip("/.") for path in args.paths):
         raise Usage("apply", "a path stands for all: leave it out")
-    stack = stacks.find(args.view, args.layers)
-    _check_ended(stack)
+    from overlaykit.cli import stacks
+
+    with contextlib.ExitStack() as until:
+        stack = stacks.find(args.view, args.layers, disks=stacks.Disks(until))
+        return _apply_stack(stack, args)
+
+
+def _apply_stack(stack: Stack, args: argparse.Namespace) -> int:
+    from overlaykit.changes.run import Request
     from overlaykit.cli import areas
+
+    _check_ended(stack)
+    if stack.disk and args.to is None:
+        raise DiskKeeps(stack.name)
 
     if args.to is None and areas.is_of_host(stack):
         with _unused(stack), signals.unwound(), progress.shown():
@@ -200,8 +214,11 @@ def _later(args: argparse.Namespace) -> int:
         if args.to is None and not os.path.isdir(os.path.join(args.view, os.fsdecode(STATE))):
             from overlaykit.cli import stacks
 
-            stack = stacks.find(args.view, args.layers)
+            disks = stacks.Disks(context, contents=False)
+            stack = stacks.find(args.view, args.layers, disks=disks)
             _check_ended(stack)
+            if stack.disk:
+                raise DiskKeeps(stack.name)
             if not stack.assumed:  # else it is a directory to which nothing was applied
                 targets = _applied(stack)
             context.enter_context(_unused(stack))

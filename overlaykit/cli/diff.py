@@ -11,6 +11,7 @@ from overlaykit.changes.plain import plain, shown
 from overlaykit.cli import progress
 from overlaykit.cli.options import LAYERS, Options, Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
+from overlaykit.scope import ExitStack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _bare_parser() -> Parser:
     command.add_argument(
         "view",
         metavar="VIEW|UPPER|A..B",
-        help="a view's name, a mountpoint, or the directory of an upper; or two of these, or of layers",
+        help="a view's name, a mountpoint, the directory of an upper, or a machine's disk; or two of these, or of"
+        " layers",
     )
     command.add_argument(
         "path", metavar="PATH", nargs="?", default="", help="only this path, and below"
@@ -110,21 +112,27 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.all and (args.patch or args.stat or args.json):
         raise Usage("diff", "-a is for the list: --patch, --stat and --json leave nothing out")
+    with ExitStack() as until:
+        return _compare(args, until)
+
+
+def _compare(args: Any, until: ExitStack) -> int:
     from overlaykit.cli import stacks
     from overlaykit.client import Client, NoSuchPath
     from overlaykit.views.registry import RunningView
 
     beneath = os.fsencode(os.path.normpath("/" + args.path).strip("/"))
-    both = stacks.sides(args.view, args.layers)
+    disks = stacks.Disks(until)
+    both = stacks.sides(args.view, args.layers, disks=disks)
     if both is None:
-        stack = stacks.find(args.view, args.layers)
+        stack = stacks.find(args.view, args.layers, disks=disks)
         _say_assumption(stack)
         assert stack.upper is not None
         if not os.path.lexists(stack.upper):  # of a view that was not started yet
             if args.json:
                 _print_json(())
             return 0
-        if args.json and stack.running is not None:
+        if args.json and stack.running is not None and not stack.disk:
             with progress.shown(), Client.of(RunningView(stack.running, stack.control)) as client:
                 found = _print_json(client.changes_as_json(args.path, times=args.times))
             return 1 if found and args.exit_code else 0

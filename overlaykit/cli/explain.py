@@ -6,14 +6,14 @@ import os
 
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.output import one_line
-from overlaykit.scope import suppress
+from overlaykit.scope import ExitStack, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
-    from overlaykit.client import Copied, Explanation, Hiding
+    from overlaykit.client import Copied, Explanation, Hiding, Stack
 
 _SECOND: Final = 10**9
 _HIDDEN: Final = {
@@ -57,25 +57,49 @@ def main(arguments: list[str]) -> int:
 
 
 def _explain(view: str, layers: list[str], path: str) -> Explanation:
-    from overlaykit.client import Client, flush
+    from overlaykit.client import Client
     from overlaykit.views.registry import NotRunning
 
     if not layers:
         with suppress(NotRunning), Client(view) as client:
-            return client.explain(path)
+            if not client.is_machine:
+                return client.explain(path)
     from overlaykit.cli import stacks
+
+    with ExitStack() as until:
+        disks = stacks.Disks(until, contents=False)
+        return _explain_layers(stacks.find(view, layers, disks=disks, written=False), path)
+
+
+def _explain_layers(stack: Stack, path: str) -> Explanation:
+    from overlaykit.client import flush
     from overlaykit.views.explaining import explain_layers
 
-    stack = stacks.find(view, layers, written=False)
     if stack.running is not None:
         flush(stack.running)
     upper = stack.upper
     if upper is not None and not os.path.isdir(upper):  # of a view that was not started yet
         upper = None
     try:
-        return explain_layers(stack.layers, upper, path)
+        found = explain_layers(stack.layers, upper, path)
     except OSError as error:  # which may name a file that is looked for on the way
         raise OSError(error.errno, error.strerror, path) from None
+    return _on_disk(found, upper, stack.disk) if upper is not None and stack.disk else found
+
+
+def _on_disk(found: Explanation, upper: str, disk: str) -> Explanation:
+    """The same with the disk's name in place of the path of its copy."""
+
+    def named(path: str) -> str:
+        below = path.removeprefix(upper)
+        return path if below == path or below[:1] not in ("", "/") else f"{disk}:{below or '/'}"
+
+    hits = []
+    for hit in found.hits:
+        hidden = hit.hidden and hit.hidden.replace(path=named(hit.hidden.path))
+        layer = disk if hit.layer == upper else hit.layer
+        hits.append(hit.replace(layer=layer, path=named(hit.path), hidden=hidden))
+    return found.replace(hits=tuple(hits))
 
 
 def _lines(found: Explanation) -> Iterator[str]:

@@ -131,6 +131,11 @@ def launch_in(found: RunningView, args: Any, command: list[str], env: Environmen
         )
 
 
+def disk_of(view: NamedView, args: Any, directory: str) -> str:
+    """The path of the disk of a named machine; `directory`: that to which its paths refer."""
+    return os.path.join(view.path if args.disk_file is None else directory, args.disk_file or _DISK)
+
+
 def launch_named(
     view: NamedView,
     args: Any,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from overlaykit.cli.output import print_error
 from overlaykit.client import Client, NothingWritten, Stack
 from overlaykit.errors import Error
 from overlaykit.scope import suppress
@@ -11,6 +12,7 @@ from overlaykit.scope import suppress
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager, ExitStack
     from typing import Final
 
     from overlaykit.views.named import NamedView
@@ -28,40 +30,66 @@ class NothingToCompare(Error):
     )
 
 
-class OnItsDisk(Error):
-    message = "{0}: a machine, which writes to a disk of its own: 'diff' and 'apply' do not read it"
+class Disks:
+    """How disks are copied. `until`: when the copies are removed; `contents`: whether files have theirs."""
+
+    def __init__(self, until: ExitStack, *, contents: bool = True) -> None:
+        self._until = until
+        self._contents = contents
+
+    def stack(
+        self, name: str, layers: tuple[str, ...], disk: AbstractContextManager[int], shown: str
+    ) -> Stack:
+        """What a machine has written, and its layers. Raises: Error, OSError."""
+        from overlaykit import signals
+        from overlaykit.views import machine_disk
+
+        self._until.enter_context(signals.unwound())
+        with disk as opened:
+            copy = self._until.enter_context(
+                machine_disk.copied(opened, shown, contents=self._contents)
+            )
+        if copy.left_out:
+            print_error(f"{name}: {copy.left_out} devices are left out, which only root can make")
+        return Stack(name=name, upper=copy.path, layers=layers, disk=shown)
 
 
-def find(name: str, layers: Sequence[str] = (), *, written: bool = True) -> Stack:
-    """What a name or a path stands for: a running view or a mount, a named view, an upper's directory.
+def find(name: str, layers: Sequence[str] = (), *, disks: Disks, written: bool = True) -> Stack:
+    """What a name or a path stands for: a view, a mount, an upper's directory, or the disk of a machine.
 
     `layers`: those below the directory, as of `run`. `written`: it must have an upper.
-    Raises: NothingToCompare, NothingWritten, OnItsDisk, Error of a layer.
+    Raises: NothingToCompare, NothingWritten, Error of a layer or a disk.
     """
-    found = _find(name, layers)
+    found = _find(name, layers, disks)
     if written and found.upper is None:
         raise NothingWritten(name)
     return found
 
 
-def _find(name: str, layers: Sequence[str]) -> Stack:
+def _find(name: str, layers: Sequence[str], disks: Disks) -> Stack:
     from overlaykit.views.registry import NotRunning, Registry, is_name
 
     registry = Registry()
     with suppress(NotRunning):
-        return _running(name, registry.find(name))
+        return _running(name, registry.find(name), disks)
     if is_name(name) and (named := _named(name)):
-        return _stopped(named)
+        return _stopped(named, disks)
+    if os.path.isfile(name):
+        from overlaykit.views import machine_disk
+
+        below = _resolved(layers or ("host",), os.getcwd())
+        found = disks.stack(name, below, machine_disk.of_file(name), os.path.realpath(name))
+        return found.replace(assumed=not layers)
     if not os.path.isdir(name):
         raise NothingToCompare(name)
     path = os.path.realpath(name)
     for one in registry.running():
         if one.about.changes is not None and os.path.realpath(one.about.changes) == path:
-            return _running(name, one)
+            return _running(name, one, disks)
     if not layers and os.path.basename(path) == _UPPER:
         above = os.path.dirname(path)
         if (named := _named(os.path.basename(above))) and os.path.samefile(named.path, above):
-            return _stopped(named)
+            return _stopped(named, disks)
     below = _resolved(layers or ("host",), os.getcwd())
     return Stack(name=name, upper=path, layers=below, assumed=not layers)
 
@@ -75,12 +103,12 @@ def _named(name: str) -> NamedView | None:
     return None
 
 
-def find_side(name: str, layers: Sequence[str] = ()) -> Stack:
+def find_side(name: str, layers: Sequence[str] = (), *, disks: Disks) -> Stack:
     """As `find`; without `layers` a directory is a layer alone, and a name may be that of a layer of the store."""
     if not layers and os.path.isdir(name) and not os.path.ismount(name):
         return Stack(name=name, upper=None, layers=(os.path.realpath(name),))
     try:
-        return find(name, layers)
+        return find(name, layers, disks=disks)
     except NothingToCompare:
         if "/" in name:
             raise
@@ -89,14 +117,14 @@ def find_side(name: str, layers: Sequence[str] = ()) -> Stack:
         return Stack(name=name, upper=None, layers=(resolve(name).path,))
 
 
-def sides(text: str, layers: Sequence[str] = ()) -> tuple[Stack, Stack] | None:
+def sides(text: str, layers: Sequence[str] = (), *, disks: Disks) -> tuple[Stack, Stack] | None:
     """Both sides of `A..B`; None if it names one thing. Raises: NothingToCompare, Error."""
     ways = list(_ways(text))
     if not ways or os.path.exists(text):
         return None
     for index, (old, new) in enumerate(ways):
         try:
-            return find_side(old, layers), find_side(new, layers)
+            return find_side(old, layers, disks=disks), find_side(new, layers, disks=disks)
         except Error:
             if index == len(ways) - 1:
                 raise
@@ -111,20 +139,31 @@ def _ways(text: str) -> Iterator[tuple[str, str]]:
         at = text.find("..", at + 1)
 
 
-def _running(name: str, found: RunningView) -> Stack:
+def _running(name: str, found: RunningView, disks: Disks) -> Stack:
     if found.about.machine:
-        raise OnItsDisk(name)
+        from overlaykit.views import machine_disk
+
+        disk = machine_disk.of_running(found)
+        stack = disks.stack(name, found.about.paths, disk, f"the disk of {found.about.name}")
+        return stack.replace(running=found.about)
     with Client.of(found) as client:
         return client.stack().replace(name=name)
 
 
-def _stopped(view: NamedView) -> Stack:
+def _stopped(view: NamedView, disks: Disks) -> Stack:
     from overlaykit.cli import run
 
     definition = view.definition()
     args, _ = run.parse(list(definition.arguments))
     if args.vm:
-        raise OnItsDisk(view.name)
+        from overlaykit.cli.run_machine import disk_of
+        from overlaykit.views import machine_disk
+
+        disk = disk_of(view, args, definition.directory)
+        layers = _resolved(args.layers or ("host",), definition.directory)
+        if not os.path.lexists(disk):  # it was not started yet
+            return Stack(name=view.name, upper=disk, layers=layers, disk=disk)
+        return disks.stack(view.name, layers, machine_disk.of_file(disk), disk)
     upper = None
     if not args.read_only:
         upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)

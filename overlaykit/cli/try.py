@@ -393,7 +393,7 @@ class _Try:
     def _stack(self) -> Stack:
         from overlaykit.cli import stacks
 
-        return stacks.find(self._view.name)
+        return stacks.find(self._view.name, disks=stacks.Disks(contextlib.ExitStack()))
 
     @contextlib.contextmanager
     def _compared(self) -> Iterator[tuple[Stack, Comparison]]:

@@ -38,7 +38,7 @@ class NoMkfs(Error):
 
 
 class BadDisk(Error):
-    message = "--disk-file {0}: {1}"
+    message = "{0}: {1}"
 
 
 def create(path: str, size: int, *, journal: bool) -> None:

@@ -1,6 +1,6 @@
-"""QEMU's monitor (QMP): ports of a guest that come and go with the commands that other callers run in it.
+"""QEMU's monitor (QMP): ports of a guest that come and go with the commands that other callers run in it, and pauses.
 
-Source: docs/interop/qemu-qmp-ref of QEMU: getfd, chardev-add, device_add, device_del, chardev-remove.
+Source: docs/interop/qemu-qmp-ref of QEMU: getfd, chardev-add, device_add, device_del, chardev-remove, stop, cont.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SECONDS: Final = 10.0
 
 
 class Refused(Error):
-    message = "QEMU does not add a port to the machine: {0}"
+    message = "QEMU refuses {0} of the machine: {1}"
 
 
 class Monitor:
@@ -63,6 +63,16 @@ class Monitor:
                     self._ask("chardev-remove", {"id": name})
                     self._unused.remove(name)
 
+    def pause(self) -> None:
+        """Have the guest stand still; what it has written to its disk is in the file. Raises: Refused, OSError."""
+        self._prepare()
+        self._ask("stop", {})
+
+    def go_on(self) -> None:
+        """End a pause. Raises: Refused, OSError."""
+        self._prepare()
+        self._ask("cont", {})
+
     def _prepare(self) -> None:
         if not self._ready:
             self._end.setblocking(True)
@@ -81,7 +91,7 @@ class Monitor:
         while not {"return", "error"} & answer.keys():
             answer = self._answer()
         if "error" in answer:
-            raise Refused(str(answer["error"].get("desc"))[:200])
+            raise Refused(command, str(answer["error"].get("desc"))[:200])
 
     def _answer(self) -> dict[str, Any]:
         while b"\n" not in self._read:

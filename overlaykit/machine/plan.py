@@ -80,6 +80,10 @@ class Plan:
         """Write a line to standard output."""
         self._call("say", line, "write", _STDOUT, f"{line}\n", len(line) + 1)
 
+    def sync(self) -> None:
+        """Write all that is in memory to the disks."""
+        self._call("sync", "", "sync")
+
     def setting(self, path: str, value: str) -> None:
         """Write to a file of sysfs, if this kernel has it."""
         self._open("setting", path, os.O_WRONLY, ignored=ENOENT)

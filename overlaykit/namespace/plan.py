@@ -135,7 +135,7 @@ CALLS: Final = (
     *("open_tree", "openat", "pivot_root", "prctl", "prlimit64", "quotactl_fd"),
     *("sched_setaffinity", "seccomp", "setgroups", "sethostname", "setns"),
     *("setresgid", "setresuid"),
-    *("setsid", "socket", "symlinkat", "umask", "umount2", "unlinkat", "unshare", "write"),
+    *("setsid", "socket", "symlinkat", "sync", "umask", "umount2", "unlinkat", "unshare", "write"),
 )
 """System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
 

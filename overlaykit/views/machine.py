@@ -84,7 +84,7 @@ class DiskSizeDiffers(Error):
 
 
 class DiskInUse(Error):
-    message = "--disk-file {0}: another machine uses it; end that first"
+    message = "{0}: another machine uses it; end that first"
 
 
 class Machine(Record, kw_only=True):
@@ -253,7 +253,7 @@ def run(
             on_ready(resize)
 
         session = Session(stdout, stderr, control, stdin, None if log is None else log.sinks())
-        callers = Callers(view.entry(), Monitor(monitor), session.tell)
+        callers = Callers(view.entry(), Monitor(monitor), session.tell, disk_fd)
         stack.callback(callers.close)
         interrupted = guest.relay(session, view.watched(), terminal, size, started, callers)
         if session.end is None and interrupted:

@@ -75,8 +75,6 @@ def test_other_commands_signal_a_machine_and_do_not_take_it_for_a_view(user: Tes
         assert line.startswith("exec: --ulimit: not in a machine")
         with user.start("exec", "-u", "root", name, "true") as waiting:
             waiting.send_signal(signal.SIGKILL)  # its command may run once the first one does
-        disk = f"{name}: a machine, which writes to a disk of its own: 'diff' and 'apply' do not read it"
-        assert user.refused("diff", name) == disk
         assert user.refused("attach", name).startswith(f"{name}: ")
         assert name in user.succeeds("stats", "--no-stream", name)
         user.succeeds("stop", name)
@@ -96,12 +94,20 @@ def test_a_disk_file_is_made_once_for_one_machine_at_a_time(user: TestUser) -> N
         assert line == (
             f"--disk {1 << 30}: {path} has {64 << 20} bytes; leave --disk out, or name another file"
         )
+        assert user.succeeds("diff", "-l", "host", path) == ""
+        assert user.succeeds("diff", "--json", f"{path}..{path}", "-l", "host") == "[]\n"
+        found = user.succeeds("explain", path, "/etc/passwd")
+        assert found == "/etc/passwd\n  answers   file       /etc/passwd\n"
+        assert "(--to)" in user.refused("apply", path)
         other = user.write(user.path("other"), "no disk")
+        line = user.refused("diff", other)
+        assert line == f"{other}: not a qcow2 file; name another one, or remove it"
         line = user.refused(*run, "--disk-file", other, "--", "true")
-        assert line == f"--disk-file {other}: not a qcow2 file; name another one, or remove it"
+        assert line == f"{other}: not a qcow2 file; name another one, or remove it"
         fcntl.flock(file, fcntl.LOCK_EX)
         line = user.refused(*run, "--", "true")
-        assert line == f"--disk-file {path}: another machine uses it; end that first"
+        assert line == f"{path}: another machine uses it; end that first"
+        assert user.refused("diff", path) == line
         file.seek(0)
         assert len(file.read()) == len(made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -195,7 +196,7 @@ class Closed(Killed):
     """What a try has changed, with files and directories that their modes close to the user."""
 
     def __init__(self, path: str) -> None:
-        self._stack = stacks.find("kept")
+        self._stack = stacks.find("kept", disks=stacks.Disks(contextlib.ExitStack()))
         assert self._stack.upper is not None
         self.asked = Request(upper=self._stack.upper, lowers=("/",), within=path.strip("/"))
         self.lower = path

@@ -65,6 +65,25 @@ class Run:
         return ends
 
 
+def overlaykit(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "overlaykit", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=ENOUGH,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def printed(*arguments: str) -> str:
+    """The output of a command that succeeds."""
+    status, output, errors = overlaykit(*arguments)
+    assert (status, errors) == (0, "")
+    return output
+
+
 def proportional(process: int) -> int:
     """Bytes of memory of a process, and its share of what others map as well (proc_pid_smaps(5))."""
     with open(f"/proc/{process}/smaps_rollup", encoding="ascii") as file:

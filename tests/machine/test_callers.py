@@ -8,6 +8,7 @@ import os
 import pathlib
 import select
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -93,7 +94,14 @@ class Machine:
     def __init__(self, entry: pathlib.Path, monitor: Monitor) -> None:
         self.told: list[str] = []
         self.entry = str(entry)
-        self.callers = callers.Callers(self.entry, monitor, self.told.append)
+        self.disk = tempfile.TemporaryFile()  # noqa: SIM115
+        self.disk.write(b"of the machine")
+        self.disk.flush()
+        self.callers = callers.Callers(self.entry, monitor, self.told.append, self.disk.fileno())
+
+    def close(self) -> None:
+        self.callers.close()
+        self.disk.close()
 
     def act(self) -> None:
         """Do what is due."""
@@ -108,11 +116,12 @@ class Machine:
 
 
 class Caller:
-    """One that has asked for ports."""
+    """One that has asked for ports, or for the disk."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, reads: bool = False) -> None:
         self.pairs = [socket.socketpair() for _ in range(4)]
         self.answer: list[object] = []
+        self._reads = reads
         self._thread = threading.Thread(target=self._ask, args=(machine.entry,))
         self._thread.start()
         while not self.answer and self._thread.is_alive():
@@ -121,7 +130,10 @@ class Caller:
 
     def _ask(self, entry: str) -> None:
         try:
-            self.answer += callers.ports(entry, "name", [one for _, one in self.pairs])
+            if self._reads:
+                self.answer += callers.paused(entry, "name")
+            else:
+                self.answer += callers.ports(entry, "name", [one for _, one in self.pairs])
         except callers.NoPorts as error:
             self.answer.append(str(error))
 
@@ -155,16 +167,44 @@ def test_as_many_callers_as_there_are_ports_get_some(tmp_path: pathlib.Path, qem
     for caller in (*found[:2], *found[3:], again):
         caller.close()
     machine.act()
-    machine.callers.close()
+    machine.close()
     with pytest.raises(callers.NoPorts):
         callers.ports(machine.entry, "name", [])
+
+
+def test_a_machine_stands_still_while_its_disk_is_read(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    machine = Machine(tmp_path, Monitor(qemu.end))
+    readers = [Caller(machine, reads=True) for _ in range(2)]
+    for one in readers:
+        disk = one.answer[1]
+        assert isinstance(disk, int)
+        with open(disk, "rb") as file:
+            assert file.read() == b"of the machine"
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.write(disk, b"x")
+    readers[0].close()
+    machine.act()
+    assert [name for name, _ in qemu.asked] == ["qmp_capabilities", "stop", "stop"]
+    readers[1].close()
+    machine.act()
+    assert qemu.asked[-1] == ("cont", None)
+    machine.close()
+
+
+def test_a_machine_that_qemu_does_not_pause_is_not_read(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(Qemu("stop")) as qemu:
+        machine = Machine(tmp_path, Monitor(qemu.end))
+        caller = Caller(machine, reads=True)
+        assert "QEMU refuses stop of the machine: no" in str(caller.answer[0])
+        caller.close()
+        machine.close()
 
 
 def test_who_sends_no_sockets_gets_no_ports(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(Qemu("getfd")) as qemu:
         machine = Machine(tmp_path, Monitor(qemu.end))
         caller = Caller(machine)
-        assert "QEMU does not add a port" in str(caller.answer[0])
+        assert "QEMU refuses getfd" in str(caller.answer[0])
         caller.close()
         machine.act()
         stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -173,7 +213,7 @@ def test_who_sends_no_sockets_gets_no_ports(tmp_path: pathlib.Path) -> None:
         machine.act()
         assert stranger.recv(100) == b""
         stranger.close()
-        machine.callers.close()
+        machine.close()
         assert machine.told == []
 
 

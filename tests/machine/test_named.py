@@ -14,7 +14,7 @@ import pytest
 from overlaykit.layers import kernels
 from overlaykit.views.machine import SUITE
 
-from .run import ENOUGH
+from .run import ENOUGH, overlaykit, printed
 
 pytestmark = [pytest.mark.xdist_group("guests"), pytest.mark.long]
 
@@ -23,25 +23,6 @@ trap "echo ended; exit 9" TERM
 echo start >>/starts; cat /starts; echo error >&2
 while :; do sleep 0.1; done
 """
-
-
-def overlaykit(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "overlaykit", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=ENOUGH,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def printed(*arguments: str) -> str:
-    """The output of a command that succeeds."""
-    status, output, errors = overlaykit(*arguments)
-    assert (status, errors) == (0, "")
-    return output
 
 
 @contextlib.contextmanager
@@ -102,12 +83,28 @@ def test_a_machine_in_the_background_is_stopped_started_killed_and_removed(
         assert printed("wait", named) == "9\n"
         assert log.stdout.read() == b"ended\n"
     assert overlaykit("logs", named) == (0, "start\nended\n", "error\n")
+    assert printed("diff", named, "/starts") == "A  /starts\n1 added\n"
+    disk = str(tmp_path / "overlaykit" / "views" / named / "disk")
+    assert f"answers   file       {disk}:/starts\n" in printed("explain", named, "/starts")
+    status, _, errors = overlaykit("apply", named)
+    assert (status, "--to" in errors) == (125, True)
+    target = tmp_path / "target"
+    target.mkdir()
+    assert overlaykit("apply", named, "/starts", "--to", str(target))[0] == 0
+    assert (target / "starts").read_bytes() == b"start\n"
     printed("start", named)
     with following(named) as log:
         assert log.stdout is not None
         lines = [log.stdout.readline() for _ in range(4)]
         assert lines == [b"start\n", b"ended\n", b"start\n", b"start\n"]
+        assert overlaykit("apply", named, "--to", str(target))[0] == 125
+        printed("rename", named, f"{named}-again")
+        named += "-again"
         printed("kill", named)
         assert printed("wait", named) == "137\n"
+    # Of a disk that the guest has not unmounted.
+    assert "A  /starts\n" in printed(
+        "diff", os.path.join(os.path.dirname(disk) + "-again", "disk"), "-l", "host"
+    )
     printed("rm", named)
     assert os.listdir(tmp_path / "overlaykit" / "views") == []

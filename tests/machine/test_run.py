@@ -20,7 +20,7 @@ import pytest
 from overlaykit.machine import disk
 
 from ..ports import unused_port
-from .run import ENOUGH, Run, proportional
+from .run import ENOUGH, Run, printed, proportional
 
 pytestmark = pytest.mark.xdist_group("guests")
 
@@ -30,19 +30,24 @@ id -u; id -G; pwd; echo $WORD; hostname; umask
 df -B1 --output=size / | tail -1; nproc; uname -r
 cat own; perl -e 'rename "dir", "moved" or die' && cat moved/deep
 echo changed >file && cat file; rm old; ls
-seq 100000
-while ! [ -e /tmp/beside ]; do sleep 0.1; done
-kill -USR1 $$
+seq 100000; touch /tmp/done
+while :; do sleep 0.1; done
 """
-BESIDE = "cat; id -un; pwd; touch /tmp/beside; exit 4"
+BESIDE = "cat; id -un; pwd; while ! [ -e /tmp/done ]; do sleep 0.1; done; exit 4"
+CHANGES = """\
+M  /of-a-machine/file  (4 -> 8 bytes)
+R  /of-a-machine/dir/ -> /of-a-machine/moved/
+D  /of-a-machine/old
+"""
 
 
 def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLike[str]) -> None:
     layer = os.path.join(tmp_path, "layer", "of-a-machine")
     os.makedirs(layer)
-    for name in ("old", "kept"):
+    for name in ("old", "kept", "file"):
         with open(os.path.join(layer, name), "w", encoding="ascii") as file:
             file.write(name)
+            os.fchmod(file.fileno(), 0o666)
     with open(os.path.join(layer, "own"), "w", encoding="ascii") as file:
         file.write("private\n")
         os.fchmod(file.fileno(), 0o600)
@@ -53,18 +58,23 @@ def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLi
     os.chmod(layer, 0o777)
     name = f"machine-{os.urandom(4).hex()}"
     with (
+        ThreadPoolExecutor(1) as pool,
         Run(
             *(kernel, "--disk", "50g", "-e", "WORD=a word", "-u", "12:34", "--hostname", "inside"),
             *("-l", os.path.dirname(layer), "-l", "host", "-w", "/of-a-machine"),
             *("--rm", "--name", name, "--", "sh", "-c", SCRIPT),
             umask=0o027,
         ) as machine,
-        ThreadPoolExecutor(1) as pool,
     ):
         options = ("-i", "-u", "nobody", "-w", "/of-a-machine", name)
-        beside = pool.submit(machine.execute, b"given too\n", *options, "--", "sh", "-c", BESIDE)
-        status, output, errors = machine.end(b"given\n" * 20000)
-        assert beside.result() == (4, b"given too\nnobody\n/of-a-machine\n", b"")
+        ended = pool.submit(machine.end, b"given\n" * 20000)
+        beside = machine.execute(b"given too\n", *options, "--", "sh", "-c", BESIDE)
+        assert beside == (4, b"given too\nnobody\n/of-a-machine\n", b"")
+        assert CHANGES in printed("diff", name)
+        answer = f"answers   file       the disk of {name}:/of-a-machine/file\n"
+        assert answer in printed("explain", name, "/of-a-machine/file")
+        printed("kill", "-s", "USR1", name)
+        status, output, errors = ended.result()
     assert (status, errors) == (128 + signal.SIGUSR1, b"error\nagain\n")
     given, _, rest = output.decode().partition("12\n")
     group, directory, word, host, umask, size, processors, release, *more = rest.splitlines()
@@ -80,7 +90,7 @@ def test_a_command_in_a_machine_is_as_in_a_view(kernel: str, tmp_path: os.PathLi
     assert (processors, release[:4]) == ("1", "6.1.")
     assert more[:3] == ["private", "moves along", "changed"]
     assert more[3:] == ["file", "kept", "moved", "own", *map(str, range(1, 100001))]
-    assert sorted(os.listdir(layer)) == ["dir", "kept", "old", "own"]
+    assert sorted(os.listdir(layer)) == ["dir", "file", "kept", "old", "own"]
 
 
 def test_a_disk_that_names_another_file_is_refused(tmp_path: os.PathLike[str]) -> None:
