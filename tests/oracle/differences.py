@@ -49,8 +49,14 @@ def _kernel_version() -> tuple[int, int]:
 _CHANGES = ChmodHeld | ChownHeld | TouchHeld | SetXattrHeld | RemoveXattrHeld
 
 
-def _is_nameless(result: Result) -> bool:
-    return isinstance(result.value, Description) and result.value.links == 0
+def _is_changed_nameless(kernel: Result, ours: Result) -> bool:
+    """Whether ours has no name, and differs in what `_CHANGES` change, which the kernel refused. It may tell links."""
+    if not isinstance(kernel.value, Description) or not isinstance(ours.value, Description):
+        return False
+    changed = ours.value
+    return changed == kernel.value._replace(
+        links=0, mode=changed.mode, uid=changed.uid, gid=changed.gid, modified=changed.modified
+    )
 
 
 def _is_nameless_here_alone(kernel: Result, ours: Result) -> bool:
@@ -92,7 +98,7 @@ DIFFERENCES = (
             ours.error is None
             and (
                 (isinstance(operation, _CHANGES) and kernel.error == "EEXIST")
-                or (isinstance(operation, StatHeld) and _is_nameless(kernel) and _is_nameless(ours))
+                or (isinstance(operation, StatHeld) and _is_changed_nameless(kernel, ours))
             )
         ),
     ),

@@ -15,8 +15,11 @@ from hypothesis import Phase, given, seed, settings
 
 from ..posix.sandbox import Failed, Hung, Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit, System
+from ..posix.table import File
 from .comparison import Disagreement, compare, explain
+from .operations import LONG_AGO, Unlink
 from .program import Program, programs, settings_of
+from .slots import ChmodHeld, Hold, StatHeld, TouchHeld
 from .wrong_systems import BreaksLinks, CannotMoveDirectories, LosesWhiteouts, WritesIntoTheLower
 
 UNPRIVILEGED = os.geteuid() != 0
@@ -89,6 +92,18 @@ def test_a_program_cannot_tell_our_metacopies_from_the_kernels(
 ) -> None:
     ours = Overlaykit(UNPRIVILEGED, metacopy=True)
     _compare_with_the_kernel(sandbox, ours, directory, ORACLE, metacopy=True)
+
+
+def test_a_change_of_a_lowers_file_without_a_name_is_a_documented_difference(
+    sandbox: Sandbox, directory: str
+) -> None:
+    hold = (Hold(0, "a", "<"), Unlink("a"), TouchHeld(0, LONG_AGO), ChmodHeld(0, 0o604))
+    program = Program(({"a": File(b"one")},), (*hold, StatHeld(0)))
+    reference = KernelOverlay(UNPRIVILEGED)
+    assert (
+        sandbox.run(lambda: compare(program, reference, OURS, directory, unprivileged=UNPRIVILEGED))
+        == []
+    )
 
 
 def test_the_oracle_finds_the_kernel_right(sandbox: Sandbox, directory: str) -> None:
