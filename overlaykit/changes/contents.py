@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from overlaykit.changes.model import Version
     from overlaykit.overlay.layer import LayerDir
 
-_BLOCK: Final = 1 << 18
+BLOCK: Final = 1 << 18
+"""Bytes that are read at once."""
 
 
 def same_contents(a: Version, b: Version) -> bool:
@@ -30,10 +31,7 @@ def same_contents(a: Version, b: Version) -> bool:
     try:
         right = b.open()
         try:
-            if size <= _BLOCK:
-                # A byte more tells one that has grown. A whole block would be mapped and unmapped each time.
-                return os.read(left, size + 1) == os.read(right, size + 1)
-            return _same(left, right, size)
+            return same_data(left, right, size)
         finally:
             os.close(right)
     finally:
@@ -56,11 +54,15 @@ def _data_stat(holder: LayerDir | None, name: bytes) -> os.stat_result | None:
     return os.stat(name, dir_fd=holder.fd(), follow_symlinks=False)
 
 
-def _same(left: int, right: int, size: int) -> bool:
+def same_data(left: int, right: int, size: int) -> bool:
+    """As `same_contents`, of open files that were not read yet."""
+    if size <= BLOCK:
+        # A byte more tells one that has grown. A whole block would be mapped and unmapped each time.
+        return os.read(left, size + 1) == os.read(right, size + 1)
     for start, end in _data_of_either(left, right, size):
         at = start
         while at < end:
-            count = min(_BLOCK, end - at)
+            count = min(BLOCK, end - at)
             block = os.pread(left, count, at)
             if block != os.pread(right, count, at):
                 return False

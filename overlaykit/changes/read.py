@@ -17,24 +17,37 @@ from itertools import repeat
 
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
+from overlaykit.changes.in_both import (
+    DATA,
+    SIZE,
+    TAKEN,
+    TOUCHED,
+    UNUSUAL,
+    Frame,
+    Helper,
+    InBoth,
+    Look,
+    Rewritten,
+)
 from overlaykit.changes.model import STATE, Change, Version
 from overlaykit.changes.paths import join, parent
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
 from overlaykit.inodes import mode_without_acl
-from overlaykit.lean import NamedTuple
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
+from overlaykit.overlay.merge import Found
 from overlaykit.progress import counted
-from overlaykit.scope import ExitStack
+from overlaykit.scope import ExitStack, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Final, Self
 
     from overlaykit.changes.folding import Folding, Inside
+    from overlaykit.changes.in_both import Codes
     from overlaykit.changes.model import Aspect
-    from overlaykit.overlay.merge import Found, Looked
+    from overlaykit.overlay.merge import Looked
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.opened import OpenedLayer
 
@@ -43,6 +56,19 @@ _GONE: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.EN
 
 _OF_ITS_MAKER: Final[frozenset[Aspect]] = frozenset(("owner", "times"))
 """What the root of an upper has of the one who made it; only the mode is copied from the lower's."""
+
+_MANY: Final = 4000
+"""Pairs from which on a second process saves more than its start takes."""
+
+_WHAT: Final[dict[int, frozenset[Aspect]]] = {
+    0: frozenset(),
+    TOUCHED: frozenset(("times",)),
+    DATA: frozenset(("content",)),
+    DATA | TOUCHED: frozenset(("content", "times")),
+    DATA | SIZE: frozenset(("content", "size")),
+    DATA | SIZE | TOUCHED: frozenset(("content", "size", "times")),
+}
+"""What of a file in both differs, by what was seen of it."""
 
 
 class _Pair:
@@ -68,17 +94,6 @@ class _Pair:
         self.opaque = opaque
         self.link: bytes | None = None
         self.inside: Inside | None = None
-
-
-class _Frame(NamedTuple):
-    """A directory that is being walked: both sides, what comes before the names in their paths, the names left, last
-    first, with what both sides have under them as far as it is known."""
-
-    old: Directory | None
-    new: Directory | None
-    above_old: bytes | None
-    above: bytes
-    names: list[tuple[bytes, Looked, Looked]]
 
 
 class Comparison:
@@ -151,25 +166,62 @@ class Comparison:
         self.close()
 
     def changes(
-        self, beneath: bytes = b"", *, times: bool = False, folding: Folding | None = None
+        self,
+        beneath: bytes = b"",
+        *,
+        times: bool = False,
+        folding: Folding | None = None,
+        helper: bool = False,
     ) -> Iterator[Change]:
         """The changes of the path `beneath` and of all below it, sorted by the names on their paths.
 
         A directory comes before what is in it, a deletion before a file that is renamed to its path.
         `times`: also files of which nothing but the modification time differs. `folding`: which new directories are one
-        change with all that they hold. Raises: OSError.
+        change with all that they hold. `helper`: if there are many, a child may help. Raises: OSError.
         """
         self._folding = folding
         pairs = self._with_renames(list(counted(self._pairs(), "comparing files")))
-        pairs.reverse()
-        while pairs:
-            pair = pairs.pop()  # what was shown may go
+        if beneath:
+            pairs = [one for pair in pairs if (one := self._within(pair, beneath)) is not None]
+        shown = DATA | TOUCHED if times else DATA
+        look = Look((self.old.markers, self.new.markers)).at
+        with ExitStack() as closing:
+            codes: Codes = bytearray()
+            if helper and len(pairs) > _MANY and len(os.sched_getaffinity(0)) > 1:
+                with suppress(OSError):
+                    codes = closing.enter_context(Helper(pairs, self._trimmed(look))).codes
+            codes = codes or bytearray(len(pairs))
+            pairs.reverse()
+            frame = None
+            for index in range(len(pairs)):
+                pair = pairs.pop()  # what was shown may go
+                if isinstance(pair, _Pair):
+                    self._descriptors.trim()
+                    change = self._change(pair)
+                    if change is not None and (times or not change.is_touch):
+                        yield change
+                    continue
+                if pair.frame is not frame:
+                    self._descriptors.trim()
+                    frame = pair.frame
+                code = codes[index]
+                if not code:
+                    codes[index] = TAKEN
+                    code = look(pair)
+                if code & UNUSUAL:
+                    change = self._change_of_found(pair)
+                    if change is not None and (times or not change.is_touch):
+                        yield change
+                    continue
+                if code & shown:
+                    yield Rewritten(pair, code, _WHAT[code & (DATA | SIZE | TOUCHED)])
+
+    def _trimmed(self, look: Callable[[InBoth], int]) -> Callable[[InBoth], int]:
+        def trimmed(pair: InBoth) -> int:
             self._descriptors.trim()
-            shown = self._within(pair, beneath) if beneath else pair
-            if shown is not None:
-                change = self._change(shown)
-                if change is not None and (times or not change.is_touch):
-                    yield change
+            return look(pair)
+
+        return trimmed
 
     def has(self, path: bytes) -> bool:
         """Whether a side has something at a path. Raises: OSError."""
@@ -230,7 +282,7 @@ class Comparison:
 
     # The walk
 
-    def _pairs(self) -> Iterator[_Pair]:
+    def _pairs(self) -> Iterator[_Pair | InBoth]:
         old_root = None if self.old.is_empty else self.old.root
         new_root = None if self.new.is_empty else self.new.root
         yield _Pair(
@@ -239,27 +291,42 @@ class Comparison:
             None if old_root is None else self.old.version_of_root(),
             None if new_root is None else self.new.version_of_root(),
         )
+        make = tuple.__new__  # of a named tuple, without a call of Python's
         frames = [self._frame(old_root, new_root, b"", b"")]
         while frames:
             frame = frames[-1]
-            if not frame.names:
-                frames.pop()
-                continue
-            self._descriptors.trim()
-            name, old, new = frame.names.pop()
-            try:
-                pairs, below = self._look_at(frame, name, old, new)
-            except OSError as error:
-                if error.errno not in _GONE:
-                    raise _named(error, frame.above + name) from None
-                continue
-            yield from pairs
+            names, are_usual = frame.names, frame.tops is not None
+            below = None
+            while names and below is None:
+                name, old, new = names.pop()
+                if (
+                    are_usual
+                    and old
+                    and new
+                    # By position, as there are many: mode, inode, device, nlink, uid, gid.
+                    and (mode := old[0]) == new[0]
+                    and (one_name := old[3:6]) == new[3:6]
+                    and one_name[0] == 1
+                    and stat.S_ISREG(mode)
+                ):
+                    yield make(InBoth, (frame, name, old, new))
+                    continue
+                self._descriptors.trim()
+                try:
+                    pairs, below = self._look_at(frame, name, old, new)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise _named(error, frame.above + name) from None
+                    continue
+                yield from pairs
             if below is not None:
                 frames.append(below)
+            else:
+                frames.pop()
 
     def _frame(
         self, old: Directory | None, new: Directory | None, old_path: bytes | None, path: bytes
-    ) -> _Frame:
+    ) -> Frame:
         merges = (self.old.merge, self.new.merge)
         names = sorted(names_that_differ(old, new, merges) - {STATE}, reverse=True)
         before, after = (
@@ -268,18 +335,21 @@ class Comparison:
         )
         above_old = old_path + b"/" if old_path else old_path
         above = path + b"/" if path else path
-        return _Frame(old, new, above_old, above, list(zip(names, before, after, strict=True)))
+        tops = None
+        if old is not None and new is not None and not self.new.groups:
+            tops = old.top, new.top
+            if tops[0].layer.override is not None or tops[1].layer.override is not None:
+                tops = None
+        looked = list(zip(names, before, after, strict=True))
+        return Frame(old, new, above_old, above, looked, tops)
 
     def _look_at(
-        self, frame: _Frame, name: bytes, looked_old: Looked, looked_new: Looked
-    ) -> tuple[Sequence[_Pair], _Frame | None]:
+        self, frame: Frame, name: bytes, looked_old: Looked, looked_new: Looked
+    ) -> tuple[Sequence[_Pair], Frame | None]:
         """What both sides have under a name, and the directory to walk next."""
-        in_old, in_new, above_old, above, _ = frame
-        old, new = looked_old or None, looked_new or None
-        if looked_old is None and in_old is not None:
-            old = self.old.find(in_old, name)
-        if looked_new is None and in_new is not None:
-            new = self.new.find(in_new, name)
+        in_old, in_new, above_old, above, *_ = frame
+        old = _found(self.old, in_old, name, looked_old)
+        new = _found(self.new, in_new, name, looked_new)
         path = above + name
         before = old_path = None
         if old is not None:
@@ -362,8 +432,9 @@ class Comparison:
 
     # From pairs to changes
 
-    def _with_renames(self, pairs: list[_Pair]) -> list[_Pair]:
+    def _with_renames(self, every: list[_Pair | InBoth]) -> list[_Pair | InBoth]:
         """The pairs with files that were renamed in one, and names of the same file linked."""
+        pairs = [pair for pair in every if isinstance(pair, _Pair)]
         gone = {
             pair.path: pair for pair in pairs if pair.new is None and pair.path == pair.old_path
         }
@@ -378,7 +449,7 @@ class Comparison:
         self._find_by_origin(pairs, gone, claimed)
         _link(pairs)
         self._moved = claimed
-        return [pair for pair in pairs if pair.new is not None or pair.old_path not in claimed]
+        return [pair for pair in every if pair.new is not None or pair.old_path not in claimed]
 
     def _gone_at(self, path: bytes, gone: Mapping[bytes, _Pair]) -> Version | None:
         """The file that the old side had at a path, if the new side has it no more: it, or a directory above it."""
@@ -430,7 +501,7 @@ class Comparison:
                 pair.old, pair.old_path, pair.moved = source.old, source.old_path, True
                 claimed.add(source.old_path)
 
-    def _within(self, pair: _Pair, beneath: bytes) -> _Pair | None:
+    def _within(self, pair: _Pair | InBoth, beneath: bytes) -> _Pair | InBoth | None:
         """The pair if it is of `beneath` or below; of a directory that is gone above it, what that held there."""
         if pair.path == beneath or pair.path.startswith(beneath + b"/"):
             return pair
@@ -441,6 +512,20 @@ class Comparison:
             if found is not None:
                 return _Pair(beneath, inner, self.old.version(*found), None)
         return None
+
+    def _change_of_found(self, pair: InBoth) -> Change | None:
+        frame, name, old, new = pair
+        assert frame.tops is not None
+        assert frame.old is not None
+        assert frame.new is not None
+        try:
+            before = self.old.version(frame.old, name, Found(frame.tops[0], name, old))
+            after = self.new.version(frame.new, name, Found(frame.tops[1], name, new))
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise _named(error, pair.path) from None
+            return None
+        return self._change(_Pair(pair.path, pair.old_path, before, after))
 
     def _change(self, pair: _Pair) -> Change | None:
         """The change of a pair; None if nothing differs, or it has gone since."""
@@ -540,6 +625,13 @@ class Comparison:
             if xattrs.keys() - set(ACLS):
                 what.add("xattrs")
         return what
+
+
+def _found(side: Side, directory: Directory | None, name: bytes, looked: Looked) -> Found | None:
+    """What is under a name, of which something may be known. Raises: OSError."""
+    if directory is None or looked is False:
+        return None
+    return side.find(directory, name) if looked is None else Found(directory.top, name, looked)
 
 
 def _data_aspects(old: Version, new: Version) -> set[Aspect]:

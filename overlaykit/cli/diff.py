@@ -39,6 +39,7 @@ COLOURS: Final = {
 }
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = b"security.capability"
+_DATA_ALONE: Final = (frozenset(("content",)), frozenset(("content", "times")))
 _WIDTH: Final = 40
 """Signs of the graph of --stat, at most."""
 
@@ -148,7 +149,7 @@ def _compare(args: Any, until: ExitStack) -> int:
     with progress.shown(), comparison:
         if beneath and not comparison.has(beneath):
             raise NoSuchPath(args.path)
-        changes = comparison.changes(beneath, times=args.times)
+        changes = comparison.changes(beneath, times=args.times, helper=True)
         if args.json:
             import json
 
@@ -192,7 +193,13 @@ def _print_list(comparison: Comparison, changes: Iterable[Change], *, every: boo
             counts[change.kind] += 1
             yield change
 
+    write = sys.stdout.write
     for change, inside in folded(counted()) if not every else ((one, []) for one in counted()):
+        if change.what in _DATA_ALONE and change.kind == "changed" and not colours:
+            # Most of a long list.
+            path = change.path.decode("utf-8", "surrogateescape")
+            write(f"M  /{path if path.isprintable() else one_line(path)}  (content)\n")
+            continue
         files = (
             sum(not one.new.is_directory for one in inside if one.new is not None) if inside else 0
         )

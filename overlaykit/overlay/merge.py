@@ -52,8 +52,8 @@ Entry: TypeAlias = "tuple[bytes, int, LayerDir, int]"
 plain tuple, since there are many."""
 
 
-Looked: TypeAlias = "Found | Literal[False] | None"
-"""What is known of a name: what it is, False: nothing, or None: not looked up."""
+Looked: TypeAlias = "os.stat_result | Literal[False] | None"
+"""What is known of a name: a file's inode in the topmost layer, False: nothing, or None: not looked up."""
 
 
 class Merge:
@@ -117,13 +117,13 @@ class Merge:
 
         What takes more is None: it takes a `find`.
         """
-        top = directory.top
-        fd = top.fd()
+        fd = directory.top.fd()
+        stat_of = os.stat
         if_missing: Looked = None if directory.merged else False
         found: list[Looked] = []
         for name in names:
             try:
-                st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                st = stat_of(name, dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
                 found.append(if_missing)
                 continue
@@ -132,8 +132,7 @@ class Merge:
                 continue
             # An empty file may be a whiteout.
             is_file = st.st_size and not stat.S_ISDIR(st.st_mode)
-            shows = is_file and not name.startswith(AUFS_WHITEOUT)
-            found.append(Found(top, name, st) if shows else None)
+            found.append(st if is_file and not name.startswith(AUFS_WHITEOUT) else None)
         return found
 
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
