@@ -49,6 +49,10 @@ _NAMES_FOR_A_REQUEST: Final = 64
 a directory's names are read if they are no more than this for each: which takes no longer than the requests did."""
 _MOST_RESOLVED: Final = 1 << 15
 _FORGOTTEN: Final = struct.Struct("=Qq")
+_STORE: Final = struct.Struct("=IiQQQII")
+"""Of linux/fuse.h: fuse_out_header, whose `error` is the kind of a notification, and fuse_notify_store_out."""
+_NOTIFY_STORE: Final = 4
+_PAGE_BYTES: Final = 4096
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
 _ENTRY_BYTES: Final = 512
@@ -62,7 +66,7 @@ class Plane:
 
     `count`: counts a request that Python had a part in, by its name and the nanoseconds that it took.
     `timeout`: how long the kernel may cache names and attributes, in seconds. `is_kept`: the daemon has a keeper.
-    `is_live`: others may change a lower.
+    `is_live`: others may change a lower. `device`: the session's, once it waits for requests.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Plane:
         self._copying = copying
         self._count = count
         self.is_kept = is_kept
+        self.device = -1
         # Without an upper each file that is opened is the kernel's (`passthrough`), which Python registers.
         registers_all = filesystem.root.upper is None and not filesystem.files.writes_back
         self._is_on = options.data_plane and not registers_all
@@ -237,11 +242,23 @@ class Plane:
         )
         if copy is None:
             return False
+        if 0 < len(copy.content) <= _PAGE_BYTES and self._resolves:
+            self._store(nodeid, copy.content)
         descriptor = copy.take()
         is_taken = _native.plane_take_copy(descriptor, self._changed(copy, nodeid))
         if not is_taken:
             os.close(descriptor)
         return is_taken
+
+    def _store(self, nodeid: int, data: bytes) -> None:
+        """Put a file's data, of one page, into the kernel's cache, which asks for them before most writes.
+
+        Requires: no program has the file open: one that reads it would wait for this process, and this for its page.
+        """
+        size = len(data)
+        header = _STORE.pack(_STORE.size + size, _NOTIFY_STORE, 0, nodeid, 0, size, 0)
+        with contextlib.suppress(OSError):  # the kernel has no room
+            os.writev(self.device, (header, data))
 
     def _changed(self, copy: SmallCopy, nodeid: int) -> int:
         """The change time of a copy for the kernel."""

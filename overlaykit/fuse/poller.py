@@ -116,6 +116,8 @@ class Poller:
         if self._device != fd:
             self._device = fd
             self._tasks = task_events()
+            if self.plane is not None:
+                self.plane.device = fd
         while self.plane is not None:
             now = time.monotonic()
             polls = self.polls and not self._threads

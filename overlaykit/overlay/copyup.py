@@ -321,6 +321,11 @@ class CopyUp:
         """Whether `sync` may have to wait for a disk."""
         return self._disk is not None
 
+    def begin_sync(self, fd: int) -> None:
+        """Have the disk write copied data from now on, for a `sync` that waits less. Raises OSError."""
+        if self._disk is not None:
+            self._disk.begin_sync(fd)
+
     def sync(self, fd: int) -> None:
         """Have copied data on the disk before a name or a marker says so. Raises OSError."""
         if self._disk is not None:

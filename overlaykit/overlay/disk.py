@@ -36,8 +36,9 @@ _NO_ATTRIBUTES: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOS
 _EXT4: Final = 0xEF53
 _OF_MEMORY: Final = frozenset((0x01021994, 0x858458F6))
 """tmpfs and ramfs (include/uapi/linux/magic.h)."""
+_WRITE: Final = 2
 _WRITE_AND_WAIT: Final = 7
-"""sync_file_range(2): SYNC_FILE_RANGE_WAIT_BEFORE, WRITE and WAIT_AFTER, after which an error is reported."""
+"""sync_file_range(2): SYNC_FILE_RANGE_WRITE; with WAIT_BEFORE and WAIT_AFTER, after which an error is reported."""
 _ELSEWHERE: Final = "put it on another file system"
 
 
@@ -74,6 +75,10 @@ class Disk(Record, kw_only=True):
     folds_case: bool
     orders_data: bool
     is_memory: bool
+
+    def begin_sync(self, fd: int) -> None:
+        """Have the device write the data of a file, without waiting for it. Raises: as `sync`."""
+        _native.sync_file_range(fd, 0, 0, _WRITE)
 
     def sync(self, fd: int) -> None:
         """Have the data of a file outlive a crash if a later change of names or attributes does.

@@ -24,7 +24,6 @@ from overlaykit.overlay.faults import reach
 if TYPE_CHECKING:
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.layer import LayerDir
-    from overlaykit.overlay.markers import Origin
     from overlaykit.overlay.nodes import Directory, File
 
 _MOST: Final = 1 << 17
@@ -106,74 +105,80 @@ class SmallCopies:
                 return None
             if directory.upper is None:
                 self._copyup.directory(directory)
-            origin = self._copyup.origins.find(lower, lower_name, st.st_dev)
             size = st.st_size if keep_data else 0
-            path = b"/".join((*lower.components(), lower_name))
-            work_name, target = self._make(source, st, size, origin, path)
-            return SmallCopy(self._copyup, target, work_name, directory, name, node, st, size)
+            copy = SmallCopy(self._copyup, directory, name, node, st, size)
+            self._make(copy, source, lower, lower_name)
+            return copy
         except OSError:
             return None
         finally:
             os.close(source)
 
-    def _make(
-        self, source: int, st: os.stat_result, size: int, origin: Origin | None, path: bytes
-    ) -> tuple[bytes, int]:
-        """The name in the work directory of a new copy, and a descriptor of it. Raises OSError, with nothing made.
-
-        `path`: that of the file in its layer.
-        """
+    def _make(self, copy: SmallCopy, source: int, lower: LayerDir, lower_name: bytes) -> None:
+        """Make the file in the work directory. Raises OSError, with nothing made."""
         copyup = self._copyup
-        if origin is not None:
-            origin = copyup.noted(origin, st)
+        st = copy.stat
         name = copyup.work.new_name()
         # Its owner may write to it until the marker is set.
         mode = stat.S_IMODE(st.st_mode) | 0o600
         target = os.open(name, NEW_FILE | os.O_NOATIME, mode, dir_fd=copyup.work.layer_dir.fd())
+        copy.made(name, target)
         try:
             reach("copyup.made")
+            if copy.size:  # first: the disk writes them during the other steps
+                copy.content = self._copy_data(source, target, st)
+                copyup.begin_sync(target)
+            origin = copyup.origins.find(lower, lower_name, st.st_dev)
             if origin is not None:
+                origin = copyup.noted(origin, st)
                 copyup.markers.set_origin(target, origin)
-            if size:
-                self._copy_data(source, target, st)
             copyup.inodes.set_owner_and_mode(target, st)
             os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns))
             if copyup.originals >= 0 and origin is not None:
-                content = target if size else source
+                content = target if copy.size else source
+                path = b"/".join((*lower.components(), lower_name))
                 originals.keep(copyup.originals, source, content, st, origin, path)
             reach("copyup.copied")
         except BaseException:
-            os.close(target)
-            copyup.work.remove(name)
+            copy.close()
             raise
-        return name, target
 
-    def _copy_data(self, source: int, target: int, st: os.stat_result) -> None:
+    def _copy_data(self, source: int, target: int, st: os.stat_result) -> bytes:
+        """Returns: the data; nothing if the disk shares them."""
         if st.st_dev not in self._no_clones:
             try:
                 fcntl.ioctl(target, FICLONE, source)
             except OSError:
                 self._no_clones.add(st.st_dev)
             else:
-                return
+                return b""
         data = os.pread(source, st.st_size, 0)
         if os.pwrite(target, data, 0) != st.st_size:
             raise OSError  # the file has shrunk, or the disk is full
+        return data
 
 
 class SmallCopy:
     """The copy-up of a small plain file, of which `transfer` syncs `size` bytes. As `copyup.FileCopy`.
 
-    `stat`: the attributes of the lower's file.
+    `stat`: the attributes of the lower's file. `content`: all its data, or nothing.
     """
 
-    __slots__ = ("_copyup", "_directory", "_link", "_name", "_node", "_target", "size", "stat")
+    __slots__ = (
+        "_copyup",
+        "_directory",
+        "_link",
+        "_name",
+        "_node",
+        "_target",
+        "content",
+        "size",
+        "stat",
+    )
 
     def __init__(
         self,
         copyup: CopyUp,
-        target: int,
-        name: bytes,
         directory: Directory,
         link: bytes,
         node: File | None,
@@ -181,13 +186,19 @@ class SmallCopy:
         size: int,
     ) -> None:
         self._copyup = copyup
-        self._target = target
-        self._name = name  # in the work directory, until it is finished
+        self._target = -1
+        self._name = b""  # in the work directory, until it is finished
         self._directory = directory
         self._link = link
         self._node = node
         self.stat = st
         self.size = size
+        self.content = b""
+
+    def made(self, name: bytes, target: int) -> None:
+        """Take over a file of the work directory, and a descriptor of it."""
+        self._name = name
+        self._target = target
 
     def transfer(self) -> None:
         """Sync the data. Raises OSError: ENOSPC and the like from the disk."""

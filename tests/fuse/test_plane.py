@@ -10,6 +10,8 @@ import stat
 
 import pytest
 
+from overlaykit.fuse.spec import MountOptions
+
 from ..overlay.inside import as_ordinary_user
 from ..overlay.stack import Stack
 from ..posix.table import Dir, File, Symlink
@@ -606,6 +608,31 @@ def test_small_files_are_copied_up_while_the_plane_has_them(stack: Stack) -> Non
     for number in range(FILES):
         with open(os.path.join(lower, f"d/{number}"), "rb") as found:
             assert found.read() == b"lower"
+
+
+@only_with_open
+@only_with_plane
+def test_the_first_write_to_a_small_file_of_a_lower_reads_nothing(stack: Stack) -> None:
+    """The kernel has its data from the copy-up. Without syncs, as a slow one lets the file cross."""
+    files = {f"d/{number}": b"lower%d" % number * (1 + 6 * number) for number in range(FILES)}
+    stack.add({name: File(content) for name, content in files.items()})
+    with mounted(stack, options=MountOptions(volatile=True)) as mount:
+
+        def write_to(name: str) -> None:
+            with open(mount.path(name), "r+b", buffering=0) as file:
+                file.write(b"UP")
+
+        write_to("d/0")  # the directory is copied up, too
+        os.stat(mount.path("d/1"))
+        before = mount.counted().native
+        for name in [*files][1:]:
+            write_to(name)
+        after = mount.counted().native
+        assert after["write"].count - before["write"].count == FILES - 1
+        assert after["read"].count == before["read"].count
+    for name, content in files.items():
+        with open(os.path.join(stack.upper, name), "rb") as file:
+            assert file.read() == b"UP" + content[2:]
 
 
 @only_with_open

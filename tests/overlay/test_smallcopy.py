@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -162,6 +163,29 @@ def test_a_small_copy_that_fails_leaves_nothing_and_the_long_way_reports_it(
         assert not os.listdir(os.path.join(stack.work, "work"))
         assert not view.file("f").has_upper
         assert view.read("f") == b"x"
+
+
+def test_the_disk_writes_a_small_copy_during_its_other_steps(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, and the copy gets its name after the data are written: a crash must not leave it without them."""
+    stack.add({"f": File(b"x")})
+    steps = Mock()
+    with stack.open() as view:
+        copyup = view.filesystem.copyup
+        for owner, name in (
+            (copyup, "begin_sync"),
+            (copyup.markers, "set_origin"),
+            (copyup.inodes, "set_owner_and_mode"),
+            (copyup, "sync"),
+            (copyup.table.change_times, "keep"),
+        ):
+            step = Mock(wraps=getattr(owner, name))
+            steps.attach_mock(step, name)
+            monkeypatch.setattr(owner, name, step)
+        copyup.file(view.file("f"))
+    names = [one[0] for one in steps.mock_calls]
+    assert names == ["begin_sync", "set_origin", "set_owner_and_mode", "sync", "keep"]
 
 
 def test_a_small_copy_takes_few_calls(stack: Stack) -> None:
