@@ -2288,6 +2288,26 @@ PyObject *py_plane_readers(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args
     return list;
 }
 
+/* The names under which nodes of ours were found, each with the nodeid of its directory. */
+PyObject *py_plane_names(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    PyObject *list = PyList_New(0);
+    for (size_t at = 0; at < plane.buckets; at++)
+        for (struct node *node = plane.ids[at]; list && node; node = node->next_id)
+            if (node->owner == OURS && *node->name)
+                native_append(&list, Py_BuildValue("Ky", node->above_id, node->name));
+    return list;
+}
+
+ABOUT_NODE(let_go)
+{
+    if (node && node->owner == PYTHON) {
+        close_node(node);
+        node->lists = false;
+    }
+    Py_RETURN_NONE;
+}
+
 /* Leave all nodes to Python, as a daemon that ends leaves them to a later one: the layers are
  * others from now on. Open files of lowers, and those without a name, stay open. */
 PyObject *py_plane_leave(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))

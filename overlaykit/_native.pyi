@@ -32,6 +32,8 @@ AT_SYMLINK_NOFOLLOW: Final[int]
 
 FUSE_DEV_IOC_BACKING_CLOSE: Final[int]
 FUSE_DEV_IOC_BACKING_OPEN: Final[int]
+FUSE_NOTIFY_INVAL_ENTRY: Final[int]
+FUSE_NOTIFY_INVAL_INODE: Final[int]
 FUSE_NOTIFY_RESEND: Final[int]
 FUSE_NO_EXPORT_SUPPORT: Final[int]
 FUSE_OPEN: Final[int]
@@ -410,6 +412,12 @@ def plane_is_granted(nodeid: int, /) -> int:
 
 def plane_readers() -> list[int]:
     """The nodeids of the directories that programs are reading."""
+
+def plane_names() -> list[tuple[int, bytes]]:
+    """The names under which the plane has found its nodes, each after the nodeid of its directory."""
+
+def plane_let_go(nodeid: int, /) -> None:
+    """Close the directories of a grant, which has ended: the next one has others."""
 
 def plane_leave() -> None:
     """Leave all nodes with a name to Python, each once a request names it. Ends all grants.

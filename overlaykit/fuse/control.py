@@ -68,6 +68,19 @@ class Freeze(Record):
     work: str
 
 
+class Layers(Record):
+    """Have other lowers from now on (`overlay.restacking`).
+
+    `lowers`: top first, the indexes of those that stay, -1 for each new one. `paths`: those of the new ones, of which
+    the request comes with two descriptors each: of the directory, and one that keeps it from being removed (flock(2)).
+    `alone`: whether no mount lies in any of these directories. The answer is as that to `Stack`.
+    """
+
+    lowers: tuple[int, ...]
+    paths: tuple[str, ...] = ()
+    alone: bool = False
+
+
 class Trace(Record):
     """Send what programs do with files from now on, an event on a line, until the client ends the connection."""
 
@@ -148,7 +161,7 @@ class Refusal(Record):
         return OSError(number, self.message, *(() if self.path is None else (self.path,)))
 
 
-Request = Version | Explain | Diff | Stats | Stack | Freeze | Trace | End
+Request = Version | Explain | Diff | Stats | Stack | Freeze | Layers | Trace | End
 Answer = Versions | Explanation | Compared | Measured | Stacked | Tracing | Ending
 
 _REQUESTS: Final[dict[str, type[Request]]] = {
@@ -158,6 +171,7 @@ _REQUESTS: Final[dict[str, type[Request]]] = {
     "stats": Stats,
     "stack": Stack,
     "freeze": Freeze,
+    "layers": Layers,
     "trace": Trace,
     "end": End,
 }

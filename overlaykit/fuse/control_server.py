@@ -25,6 +25,7 @@ from overlaykit.fuse.control import (
     Ending,
     Explain,
     Freeze,
+    Layers,
     Measured,
     Stack,
     Stacked,
@@ -36,6 +37,7 @@ from overlaykit.fuse.control import (
 )
 from overlaykit.overlay.explain import explain
 from overlaykit.overlay.freezing import Places
+from overlaykit.overlay.opened import OpenedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,31 +143,70 @@ async def _converse_in(
         elif isinstance(answer, Trace):
             await _trace(stream, operations, note_use)
             return
-        elif isinstance(answer, Freeze):
-            await stream.send_all(await _frozen(answer, operations, lines.take_descriptors()))
+        elif isinstance(answer, Freeze | Layers):
+            await stream.send_all(await _changed(answer, operations, lines.take_descriptors()))
         elif not await _has_answered(comparisons, answer):
             return
 
 
-async def _frozen(request: Freeze, operations: Operations, descriptors: list[int]) -> bytes:
-    """The line that answers a request to freeze. Closes the descriptors."""
+async def _changed(
+    request: Freeze | Layers, operations: Operations, descriptors: list[int]
+) -> bytes:
+    """The line that answers a request for other layers. Closes the descriptors that the mount does not keep."""
     try:
-        if len(descriptors) != _FREEZES_WITH:
-            raise OSError(errno.EINVAL, f"freeze: it comes with {_FREEZES_WITH} descriptors")
-        for name in (request.upper, request.work):
-            if not name or "/" in name or name in (".", ".."):
-                raise OSError(errno.EINVAL, "freeze: upper and work are names")
-        above_upper, above_work, frozen = descriptors
-        places = Places(above_upper, request.upper, above_work, request.work, frozen)
-        with trio.move_on_after(_QUIET_WITHIN_SECONDS):
-            await operations.freeze(places, request.path)
-            return control.answer_line(_stacked(operations.filesystem))
-        raise OSError(errno.EBUSY, "requests have been under way all the time: try again")
+        with trio.move_on_after(_QUIET_WITHIN_SECONDS) as scope:
+            await operations.be_quiet()
+        if scope.cancelled_caught:
+            raise OSError(errno.EBUSY, "requests have been under way all the time: try again")
+        if isinstance(request, Freeze):
+            operations.freeze(_places(request, descriptors), request.path)
+        else:
+            names = operations.restack(_lowers(request, descriptors, operations))
+            descriptors.clear()
+            await operations.expire(names)
+        return control.answer_line(_stacked(operations.filesystem))
     except OSError as error:
         return control.refusal_line(error)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _places(request: Freeze, descriptors: list[int]) -> Places:
+    """Raises: OSError."""
+    if len(descriptors) != _FREEZES_WITH:
+        raise OSError(errno.EINVAL, f"freeze: it comes with {_FREEZES_WITH} descriptors")
+    for name in (request.upper, request.work):
+        if not name or "/" in name or name in (".", ".."):
+            raise OSError(errno.EINVAL, "freeze: upper and work are names")
+    above_upper, above_work, frozen = descriptors
+    return Places(above_upper, request.upper, above_work, request.work, frozen)
+
+
+def _lowers(
+    request: Layers, descriptors: list[int], operations: Operations
+) -> list[int | OpenedLayer]:
+    """The lowers that the mount is to have. Raises: OSError."""
+    kept = [index for index in request.lowers if index >= 0]
+    present = sum(not layer.writable for layer in operations.filesystem.tree.layers)
+    if (
+        not request.lowers
+        or len(set(kept)) != len(kept)
+        or max(kept, default=0) >= present
+        or len(request.paths) != len(request.lowers) - len(kept)
+        or len(descriptors) != 2 * len(request.paths)
+    ):
+        raise OSError(errno.EINVAL, "layers: each index once, and two descriptors for each path")
+    new = iter(zip(request.paths, descriptors[::2], descriptors[1::2], strict=True))
+    lowers: list[int | OpenedLayer] = []
+    for index in request.lowers:
+        if index >= 0:
+            lowers.append(index)
+            continue
+        path, fd, lock = next(new)
+        mounted_in = frozenset[bytes]() if request.alone else None
+        lowers.append(OpenedLayer(fd, path, mounted_in=mounted_in, lock=lock))
+    return lowers
 
 
 async def _has_answered(comparisons: Comparisons, child: int) -> bool:
@@ -278,11 +319,11 @@ def _answer(
     comparisons: Comparisons,
     stream: trio.SocketStream,
     end: Callable[[], None],
-) -> bytes | int | Trace | Freeze:
+) -> bytes | int | Trace | Freeze | Layers:
     """The line that answers one, or the child that does; or the request, which takes longer."""
     try:
         request = control.parse_request(line)
-        if isinstance(request, Trace | Freeze):
+        if isinstance(request, Trace | Freeze | Layers):
             return request
         if isinstance(request, End):
             # Even if the client has gone and gets no answer.

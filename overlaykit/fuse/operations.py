@@ -26,7 +26,7 @@ import pyfuse3
 import trio
 
 from overlaykit import attributes
-from overlaykit.fuse import incomplete, keeper, patches
+from overlaykit.fuse import incomplete, keeper, notices, patches
 from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.lookup import Result
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Directory, Node
+    from overlaykit.overlay.opened import OpenedLayer
 
 log: Final = logging.getLogger(__name__)
 
@@ -222,10 +223,10 @@ class Operations(pyfuse3.Operations):
         self._renamed = self.plane.finish_rename()
         keeper.resend(device)
 
-    async def freeze(self, places: Places, path: str) -> None:
-        """Freeze the upper (`Filesystem.freeze`), once no request is under way.
+    async def be_quiet(self) -> None:
+        """Wait until no request is under way: the next call may change the layers.
 
-        Raises: OSError; EOPNOTSUPP where the kernel writes files itself, or another daemon may take over.
+        Raises: OSError: EOPNOTSUPP where the kernel writes files itself, or another daemon may take over.
         """
         if self._passthrough is not None or not self.filesystem.files.writes_back:
             raise OSError(
@@ -233,16 +234,31 @@ class Operations(pyfuse3.Operations):
             )
         if self.plane is not None and self.plane.is_kept:
             raise OSError(
-                errno.EOPNOTSUPP,
-                "its daemon is restarted if it is killed (--restart): mount without",
+                errno.EOPNOTSUPP, "its daemon is restarted if it is killed (restart): mount without"
             )
         while self._under_way:
             self._quiet = trio.Event()
             await self._quiet.wait()
+
+    def freeze(self, places: Places, path: str) -> None:
+        """Freeze the upper (`Filesystem.freeze`). Requires: `be_quiet`. Raises: OSError."""
         self.filesystem.freeze(places, path)
         if self.plane is not None:
             self.plane.begin_again()
         self.filesystem.between_operations()
+
+    def restack(self, lowers: Sequence[int | OpenedLayer]) -> list[tuple[int, set[bytes]]]:
+        """Have other lowers. Returns: names, for `expire`. Requires: `be_quiet`. Raises: OSError."""
+        names = self.filesystem.restacking.replace(lowers)
+        if self.plane is not None:
+            self.plane.offer(self.filesystem.root)
+        self.filesystem.between_operations()
+        return names
+
+    async def expire(self, names: list[tuple[int, set[bytes]]]) -> None:
+        """Have the kernel ask again for names, each in the directory with that nodeid."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(notices.expire, self._poller.device, names)
 
     def held(self) -> dict[str, int]:
         """How many nodes, lookups, open files and descriptors of directories are held in memory."""

@@ -173,6 +173,16 @@ class Plane:
             # A reader continues in the listing as it is now.
             self._filesystem.listings.get(directory, restart=True)
 
+    def names(self) -> dict[int, list[bytes]]:
+        found: dict[int, list[bytes]] = {}
+        for nodeid, name in _native.plane_names():
+            found.setdefault(nodeid, []).append(name)
+        return found
+
+    def let_go(self, directory: Directory) -> None:
+        self._too_wide.discard(directory.nodeid)
+        _native.plane_let_go(directory.nodeid)
+
     def begin_leaving(self) -> None:
         nodes = self._filesystem.nodes
         for nodeid in _native.plane_readers():

@@ -52,7 +52,7 @@ class Poller:
     `rest`: what to do once no request has come for `_IDLE_SECONDS`. It returns whether it is done; else it is
     called again later. `patience_seconds`: how long `in_thread` may hold up the other tasks. `polls`: whether it
     polls at all; the session switches that on once the mount is ready. `plane`: reads the requests; None: libfuse
-    does. `trace`: the trace that runs.
+    does. `trace`: the trace that runs. `device`: the descriptor that requests are read from.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -64,7 +64,7 @@ class Poller:
     def __init__(self, rest: Callable[[], bool] | None = None) -> None:
         self.plane: Plane | None = None
         self.trace: Trace | None = None
-        self._device = -1
+        self.device = -1
         self._tasks = -1
         self._last_scheduler_turn = 0.0
         self._threads = 0
@@ -83,10 +83,10 @@ class Poller:
 
     def is_disconnected(self) -> bool:
         """Whether the kernel has ended the connection (fs/fuse/dev.c: fuse_dev_poll)."""
-        if self._device < 0:
+        if self.device < 0:
             return False
         poller = select.poll()
-        poller.register(self._device, select.POLLIN)
+        poller.register(self.device, select.POLLIN)
         return any(events & select.POLLERR for _, events in poller.poll(0))
 
     async def in_thread(self, function: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
@@ -113,8 +113,8 @@ class Poller:
 
         Raises trio.ClosedResourceError after `notify_closing`.
         """
-        if self._device != fd:
-            self._device = fd
+        if self.device != fd:
+            self.device = fd
             self._tasks = task_events()
             if self.plane is not None:
                 self.plane.device = fd

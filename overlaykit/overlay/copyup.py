@@ -219,7 +219,7 @@ class CopyUp:
             return  # it is such a copy already
         copy = self._begin(node, keep_data=False, metacopy=True)
         try:
-            copy.transfer()
+            copy.transfer(is_rehearsal=True)
         finally:
             copy.close()
 
@@ -447,8 +447,11 @@ class FileCopy:
             self.close()
             raise
 
-    def transfer(self) -> None:
-        """Copy data and metadata, and sync the data. Raises OSError: ENOSPC and the like from the disk."""
+    def transfer(self, *, is_rehearsal: bool = False) -> None:
+        """Copy data and metadata, and sync the data. Raises OSError: ENOSPC and the like from the disk.
+
+        `is_rehearsal`: the copy is dropped, so that the upper has none without data.
+        """
         copyup = self._copyup
         assert self._node.lower_dir is not None
         layer = self._node.lower_dir.layer
@@ -467,7 +470,7 @@ class FileCopy:
             # EFBIG if the disk has no files that long.
             os.ftruncate(self._target, self._stat.st_size)
             if self._node.links:
-                copyup.markers.set_metacopy(path)
+                copyup.markers.set_metacopy(path, recorded=not is_rehearsal)
                 self._is_marked = True
         in_source = self.size > 0 and self._data < 0
         if self._data >= 0:

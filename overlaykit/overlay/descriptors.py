@@ -14,6 +14,7 @@ from overlaykit.lean import NamedTuple, OrderedDict, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 _MAX_DIRECTORIES: Final = 8192
@@ -100,6 +101,13 @@ class Descriptors:
             if first >= 0:
                 os.closerange(first, last + 1)
             first = last = fd
+
+    def close_some(self, is_meant: Callable[[Cached], bool]) -> None:
+        """Close those of the objects that `is_meant` says."""
+        for one in [one for one in self._queue if is_meant(one)]:
+            if (fd := one.give_up()) >= 0:
+                del self._queue[one]
+                os.close(fd)
 
     def trim(self) -> None:
         """Close descriptors down to `limit`, the least recently used first, and none that must stay open."""

@@ -25,6 +25,7 @@ from overlaykit.overlay.listing import Listings
 from overlaykit.overlay.lookup import Lookup
 from overlaykit.overlay.removal import Removal
 from overlaykit.overlay.renaming import Renaming
+from overlaykit.overlay.restacking import Restacking
 from overlaykit.overlay.stack import DEFAULTS, assemble
 from overlaykit.overlay.xattrs import Xattrs
 
@@ -50,6 +51,7 @@ class Filesystem:
       changing, xattrs: change attributes.
       files: open files.
       copyup: copies up what is to be changed.
+      restacking: has other layers come and go.
       shares: how many descriptors each kind of holder may keep open.
     """
 
@@ -86,6 +88,7 @@ class Filesystem:
         )
         self.changing = Changing(tree, self.files)
         self.xattrs = Xattrs(tree, self.files)
+        self.restacking = Restacking(self, self._descriptors)
 
     def write_through(self) -> None:
         """The kernel has no writeback cache: sizes and times are those of the disk. Requires: no operation yet."""
@@ -105,6 +108,7 @@ class Filesystem:
         if self.tree.writable:
             self.tree.copyup.programs.close()
         self._descriptors.close()
+        self.restacking.close()
         self._stack.close()
 
     def release_descriptors(self) -> None:

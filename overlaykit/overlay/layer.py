@@ -69,6 +69,7 @@ class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
     `number`: stays as it is when the stack changes.
+    `lock`: a descriptor that keeps a lower from being removed, which it owns; -1: none.
     `frozen`: it is a lower that was an upper. `frozen_index`: then its index (see `work`), or None.
     `mounted_in`: its directories that contain a mountpoint, as paths from its root; None: any may.
     `idmapped`: its mount is idmapped, as `owners` would map (podman 4 does so).
@@ -80,6 +81,7 @@ class Layer:
 
     __slots__ = (
         "_file_systems",
+        "_lock",
         "_uuids",
         "descriptors",
         "frozen",
@@ -109,8 +111,10 @@ class Layer:
         idmapped: bool = False,
         frozen: bool = False,
         index_fd: int = -1,
+        lock: int = -1,
     ) -> None:
         self.index = self.number = index
+        self._lock = lock
         self.frozen = frozen
         self.path = path
         self.writable = writable
@@ -184,6 +188,8 @@ class Layer:
 
     def close(self) -> None:
         self.root.close()
+        if self._lock >= 0:
+            os.close(self._lock)
         if self.frozen_index is not None:
             self.frozen_index.close()
 

@@ -63,7 +63,11 @@ class Lookup:
         self._tree = tree
         self._links = links
         self._devices: dict[bytes, int] = {}
-        layers = tree.layers
+        self.learn_devices()
+
+    def learn_devices(self) -> None:
+        """Learn the devices of the layers. Requires: called when other layers have come."""
+        layers = self._tree.layers
         for layer in (
             *(one for one in layers if not one.writable),
             *(one for one in layers if one.writable),
@@ -104,14 +108,18 @@ class Lookup:
         is_shown = node.has_upper == found.layer_dir.layer.writable
         return Result(node, found.stat if is_shown else None)
 
+    def indexed(self, found: Found) -> tuple[Found, int | None]:
+        """As `Links.in_indexes`, of any file."""
+        if found.stat.st_nlink > 1 and not found.layer_dir.layer.writable:
+            return self._links.in_indexes(found)
+        return found, None
+
     def _get_or_create_file(
         self, directory: Directory, name: bytes, found: Found
     ) -> tuple[File, Found]:
         """A file's node, and what it stands for: the copy of a hard link in the index of a frozen layer."""
         table = self._tree.table
-        links = None
-        if found.stat.st_nlink > 1 and not found.layer_dir.layer.writable:
-            found, links = self._links.in_indexes(found)
+        found, links = self.indexed(found)
         key = self.numbering.key(found.stat.st_dev, found.stat.st_ino)
         kind = stat.S_IFMT(found.stat.st_mode)
         if table.plane is not None and key not in table.by_key:

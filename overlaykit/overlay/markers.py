@@ -404,9 +404,13 @@ class Markers:
             return UNREADABLE
         return None
 
-    def set_metacopy(self, path: bytes) -> None:
-        """Mark a file as one whose data are in a layer below. Requires: the prefix is `trusted.overlay.`."""
-        self.record(features.METACOPY)
+    def set_metacopy(self, path: bytes, *, recorded: bool = True) -> None:
+        """Mark a file as one whose data are in a layer below. Requires: the prefix is `trusted.overlay.`.
+
+        `recorded`: whether it is to be one of the upper's.
+        """
+        if recorded:
+            self.record(features.METACOPY)
         os.setxattr(path, self._metacopy, b"")
 
     def remove_metacopy(self, fd: int) -> None:

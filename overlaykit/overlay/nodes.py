@@ -219,6 +219,10 @@ class File(_Counted):
         self.has_upper = False
         self.index_name = self.redirect = None
 
+    def mark_found_in(self, lower_dir: LayerDir, name: bytes) -> None:
+        """Note that another layer, or another place in it, has its inode. Requires: it has no upper."""
+        self.lower_dir, self.lower_name = lower_dir, name
+
     def part(self) -> None:
         """Note that other names of its inode, which are not known, are another file's from now on."""
         self.key = 0
@@ -338,6 +342,10 @@ class Directory(_Counted):
             self.lowers = (self.upper, *self.lowers)
             self.upper = self.redirect = None
 
+    def mark_merged(self, lowers: tuple[LayerDir, ...]) -> None:
+        """Note that other lowers show in it from now on."""
+        self.lowers = lowers
+
     def mark_redirected(self, redirect: bytes) -> None:
         """Note that its upper has this redirect."""
         self.redirect = redirect
@@ -427,6 +435,12 @@ class Plane(Protocol):
 
     def fetch_node(self, nodeid: int) -> None:
         """As `fetch`, of the node with that nodeid."""
+
+    def names(self) -> dict[int, list[bytes]]:
+        """The names of its nodes, by the nodeids of their directories."""
+
+    def let_go(self, directory: Directory) -> None:
+        """Close the directories of layers that show in one: others will. Requires: it is revoked."""
 
     def begin_leaving(self) -> None:
         """Prepare `leave`: the table takes over the directories that programs are reading."""

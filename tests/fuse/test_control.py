@@ -127,6 +127,7 @@ def test_the_requests_of_a_connection_are_answered_in_their_order(stack: Stack) 
             "stats",
             "stack",
             "freeze",
+            "layers",
             "trace",
             "end",
         ]
