@@ -46,6 +46,8 @@ _KERNEL_ARGUMENTS: Final = (
 )
 _FILE_BLOCK: Final = 512
 """Of `ulimit -f` (dash(1))."""
+_ADDRESSES: Final = 4 << 30
+"""Bytes of addresses that each program may use beside the guest's memory: stacks, arenas and buffers take less."""
 _NOBODY: Final = 65534
 # Bytes of the write-back of read-only files: none. Without xattrs, the guest asks for none of each file.
 _ENDED: Final = "overlaykit: virtiofsd ended"
@@ -68,11 +70,9 @@ class Hardware(Record, kw_only=True):
     processors: int
     kernel: int
     initramfs: int
-    console: int
-    """For the kernel's messages: opened for writing alone, at the end."""
     disk: int
     largest_file: int
-    """Bytes that a file of the host may get: what the guest writes to its disk and its console."""
+    """Bytes that a file of the host may get: what the guest writes to its disk."""
     kept: bool
     """Whether the disk outlives the guest: what it writes is on the host's disk when it says so."""
     ports: tuple[int, int, int, int]
@@ -92,7 +92,6 @@ class Hardware(Record, kw_only=True):
         return (
             self.kernel,
             self.initramfs,
-            self.console,
             self.disk,
             self.monitor,
             *self.ports,
@@ -130,6 +129,7 @@ def command(hardware: Hardware) -> list[str]:
     # The subshell ends QEMU, which has the number of the shell.
     script = (
         'ulimit -n "$(ulimit -Hn)"\nulimit -c 0\n'
+        f"ulimit -v {(hardware.memory + _ADDRESSES) >> 10} 2>/dev/null\n"
         f"ulimit -f {-(-hardware.largest_file // _FILE_BLOCK)} 2>/dev/null\n"
         f"{{ {shlex.join(_share(virtiofsd, hardware))}; echo {shlex.quote(_ENDED)} >&2; kill -KILL $$; }} &\n"
         f"exec {shlex.join([setpriv, *user, *limits, qemu, *_qemu(hardware)])}\n"
@@ -215,9 +215,8 @@ def _qemu(hardware: Hardware) -> list[str]:
             f"/proc/self/fd/{hardware.initramfs}",
         ),
         *("-append", _KERNEL_ARGUMENTS),
-        # Without append, QEMU truncates.
-        *("-add-fd", f"fd={hardware.console},set=2"),
-        *("-chardev", "file,id=console,path=/dev/fdset/2,append=on", "-serial", "chardev:console"),
+        # Standard output, and no file of its own: that would be opened to append, behind the end.
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         # The first of the virtio devices: its ports are /dev/vport0pN.
         *("-device", "virtio-serial-pci,id=serial,addr=1"),
         *ports,

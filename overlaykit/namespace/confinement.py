@@ -36,6 +36,8 @@ Those of a container of podman or docker, without CAP_MKNOD and CAP_AUDIT_WRITE.
 
 DEFAULT_FILTER: Final = "default"
 """The list of containers/common, which podman uses, and the filter of the terminal (`seccomp_rules`)."""
+MACHINE_FILTER: Final = "machine"
+"""The same list, and the filter of the programs of a machine."""
 
 MASKED: Final = (
     "/proc/acpi",
@@ -73,7 +75,7 @@ class Confinement(Record, kw_only=True):
     """Those that the command and its descendants can have at most; in a user namespace they hold over that."""
     no_new_privs: bool = True
     seccomp: str | None = DEFAULT_FILTER
-    """DEFAULT_FILTER, the path of an OCI profile, or None."""
+    """DEFAULT_FILTER, MACHINE_FILTER, the path of an OCI profile, or None."""
     masked: tuple[str, ...] = MASKED
     """Paths in the view that are covered: a directory by an empty one, another file by /dev/null."""
     read_only: tuple[str, ...] = READ_ONLY

@@ -10,7 +10,7 @@ import os
 
 import overlaykit
 from overlaykit import privilege
-from overlaykit.namespace.confinement import DEFAULT_FILTER, KEPT
+from overlaykit.namespace.confinement import DEFAULT_FILTER, KEPT, MACHINE_FILTER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 PREPARED: Final = tuple(
     os.path.join(os.path.dirname(overlaykit.__file__), f"_seccomp_{name}.bpf")
-    for name in ("default", "terminal")
+    for name in ("default", "terminal", "machine")
 )
-"""The filters of the default confinement."""
+"""The filters of the default confinement, the first of which is that of a machine's programs, too; and their second."""
+_BY_NAME: Final = {
+    DEFAULT_FILTER: PREPARED[:2],
+    MACHINE_FILTER: (PREPARED[0], PREPARED[2]),
+}
 
 CONDITIONAL: Final = frozenset(
     {2, 16, 17, privilege.CAP_SYS_CHROOT, 19, 20, privilege.CAP_SYS_ADMIN, 25, 26, 29, 38, 39}
@@ -35,12 +39,12 @@ def open_filters(confinement: Confinement) -> list[int]:
     if confinement.seccomp is None:
         return []
     if (
-        confinement.seccomp == DEFAULT_FILTER
+        confinement.seccomp in _BY_NAME
         and confinement.capabilities & CONDITIONAL == KEPT & CONDITIONAL
     ):
         opened: list[int] = []
         try:
-            for path in PREPARED:
+            for path in _BY_NAME[confinement.seccomp]:
                 opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:  # built without them
             for descriptor in opened:

@@ -11,8 +11,8 @@ import os
 import stat
 
 from overlaykit.namespace import seccomp_filter, seccomp_profile
-from overlaykit.namespace.confinement import DEFAULT_FILTER
-from overlaykit.namespace.seccomp_rules import DEFAULT, TERMINAL
+from overlaykit.namespace.confinement import DEFAULT_FILTER, MACHINE_FILTER
+from overlaykit.namespace.seccomp_rules import DEFAULT, MACHINE, TERMINAL
 from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from overlaykit.namespace.seccomp_rules import Profile
 
 _NAME: Final = "overlaykit-seccomp"
+_BY_NAME: Final = {DEFAULT_FILTER: [DEFAULT, TERMINAL], MACHINE_FILTER: [DEFAULT, MACHINE]}
 
 
 def open_filters(confinement: Confinement) -> list[int]:
     """As `seccomp.open_filters`, for a confinement with a filter."""
     assert confinement.seccomp is not None
-    profiles = [DEFAULT, TERMINAL]
-    if confinement.seccomp != DEFAULT_FILTER:
-        profiles = [seccomp_profile.read(confinement.seccomp)]
+    profiles = _BY_NAME.get(confinement.seccomp) or [seccomp_profile.read(confinement.seccomp)]
     opened: list[int] = []
     try:
         for profile in profiles:

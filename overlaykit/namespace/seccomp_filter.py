@@ -12,6 +12,7 @@ from overlaykit.namespace.confinement import KEPT
 from overlaykit.namespace.seccomp import PREPARED
 from overlaykit.namespace.seccomp_rules import (
     DEFAULT,
+    MACHINE,
     MASKED_EQ,
     TERMINAL,
     Comparison,
@@ -98,7 +99,9 @@ def selected(profile: Profile, capabilities: frozenset[int]) -> list[Rule]:
 def prepare(directory: str) -> None:
     """Write the filters of the default confinement and of daemons into a directory, at the build of the package."""
     names = [*map(os.path.basename, PREPARED), *_OF_DAEMONS]
-    for name, profile in zip(names, (DEFAULT, TERMINAL, *_OF_DAEMONS.values()), strict=True):
+    for name, profile in zip(
+        names, (DEFAULT, TERMINAL, MACHINE, *_OF_DAEMONS.values()), strict=True
+    ):
         with open(os.path.join(directory, name), "wb") as file:
             file.write(compiled(profile, KEPT))
 

@@ -244,3 +244,37 @@ TERMINAL: Final = Profile(
     ),
 )
 """A second filter, which is not podman's: no input is pushed into a terminal (CVE-2017-5226)."""
+
+_NAMESPACES: Final = (
+    *(0x00020000, 0x02000000, 0x04000000, 0x08000000),  # mnt, cgroup, uts, ipc
+    *(0x10000000, 0x20000000, 0x40000000, 0x00000080),  # user, pid, net, time
+)
+"""CLONE_NEW... of linux/sched.h; the last one is a signal's bit in clone(2)."""
+
+_NOT_OF_MACHINES: Final = """
+acct add_key bpf delete_module fanotify_init finit_module fsconfig fsmount fsopen fspick init_module io_uring_enter
+io_uring_register io_uring_setup kcmp kexec_file_load kexec_load keyctl lookup_dcookie memfd_secret mount
+mount_setattr move_mount mq_open msgget name_to_handle_at open_by_handle_at open_tree perf_event_open personality
+pidfd_getfd pivot_root process_madvise process_vm_readv process_vm_writev ptrace quotactl quotactl_fd reboot
+remap_file_pages request_key semget setdomainname sethostname setns shmget swapoff swapon syslog umount umount2
+userfaultfd vhangup
+"""
+
+MACHINE: Final = Profile(
+    default=ALLOW,
+    others=OTHERS,
+    rules=(
+        Rule(action=refuse(errno.ENOSYS), names=("clone3",)),  # whose flags are in memory
+        Rule(action=_EPERM, names=tuple(_NOT_OF_MACHINES.split())),
+        *(
+            Rule(
+                action=_EPERM,
+                names=(name,),
+                comparisons=(Comparison(0, MASKED_EQ, flag, mask=flag),),
+            )
+            for name in ("unshare", "clone")
+            for flag in _NAMESPACES[: None if name == "unshare" else -1]
+        ),
+    ),
+)
+"""A second filter for QEMU and virtiofsd, in place of the terminal's: nothing that they do not do themselves."""

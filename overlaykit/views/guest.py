@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TAKEN: Final = signals.FORWARDED | {ending.KILL_MACHINE}
 """The signals of the process that relays."""
 
+_LONGEST: Final = 200
+"""Characters of what a guest says in an error."""
 _PANIC: Final = re.compile(r"Kernel panic - not syncing: ([^\r\n]*)")
 
 
@@ -104,8 +106,8 @@ def status(
         raise namespace.CommandNotExecutable(name, reason)
     panic = _PANIC.search(messages)
     if panic:
-        raise GuestEnded(f"its kernel panicked: {panic[1].strip()}")
+        raise GuestEnded(f"its kernel panicked: {panic[1].strip()[:_LONGEST]}")
     if emulator.end_of_share(messages):
         raise GuestEnded("virtiofsd ended, which serves its files")
     lines = [line for line in messages.splitlines() if line.strip()]
-    raise GuestEnded(lines[-1].strip() if lines else "QEMU was ended")
+    raise GuestEnded(lines[-1].strip()[:_LONGEST] if lines else "QEMU was ended")

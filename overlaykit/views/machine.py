@@ -21,7 +21,7 @@ from overlaykit.machine import boot, disk, emulator, initramfs, view_guest
 from overlaykit.machine.kernel import Kernel, NoKernel, NoModule
 from overlaykit.machine.monitor import Monitor
 from overlaykit.machine.session import End, Session
-from overlaykit.namespace.confinement import Confinement
+from overlaykit.namespace.confinement import MACHINE_FILTER, Confinement
 from overlaykit.namespace.nested import Nested
 from overlaykit.privilege import (
     CAP_DAC_OVERRIDE,
@@ -55,6 +55,7 @@ _MOST_PROCESSORS: Final = 64
 _MODULES: Final = (*view_guest.MODULES, *view_guest.NETWORK_MODULES)
 _TABLES: Final = 64 << 20
 """Bytes: more than the tables of a small disk take."""
+_MESSAGES: Final = 64 << 10
 _RESULT_MILLISECONDS: Final = 2000
 """Milliseconds that QEMU has to end once the guest has told its result."""
 
@@ -165,7 +166,7 @@ def run(
                 )
             ],
             devices=_devices(accelerator),
-            confinement=Confinement(capabilities=_KEPT),
+            confinement=Confinement(capabilities=_KEPT, seccomp=MACHINE_FILTER),
             hidden=hidden,
             share_home=share_home,
         )
@@ -200,10 +201,7 @@ def run(
         stdout, stderr, control, stdin = (one for one, _ in sockets)
         monitor, monitored = _pair(stack)
         listening, connected = _share(stack)
-        messages = stack.enter_context(tempfile.TemporaryFile())
-        console = os.open(
-            f"/proc/self/fd/{messages.fileno()}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        )
+        console = messages_file()
         stack.callback(os.close, console)
         null = stack.enter_context(open(os.devnull, "rb"))
         loaded = (
@@ -216,7 +214,6 @@ def run(
             processors=int(machine.processors),
             kernel=loaded[0],
             initramfs=loaded[1],
-            console=console,
             disk=disk_fd,
             largest_file=max(
                 _room_of(disk.size_of(disk_fd, machine.disk_file or "")), machine.memory
@@ -262,8 +259,7 @@ def run(
         if isinstance(session.end, End):
             _await(processes.init_fd)
         processes.close()
-        messages.seek(0)
-        said = messages.read().decode(errors="replace")
+        said = os.pread(console, os.lseek(console, 0, os.SEEK_CUR), 0).decode(errors="replace")
         if session.end is None and view.root_has_ended():
             view.wait()  # raises
         if disk.has_no_room(disk_fd):
@@ -341,6 +337,17 @@ def _make(path: str, size: int) -> None:
             return
     with staging.opened(directory) as descriptor:
         os.fsync(descriptor)
+
+
+def messages_file() -> int:
+    """A file in memory for what the kernel and the programs say: the first 64 KiB; a later write fails.
+
+    A hostile guest can say more than the host's disk holds.
+    """
+    made = os.memfd_create("overlaykit-messages", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(made, _MESSAGES)
+    fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return made
 
 
 def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+import subprocess
 from typing import IO, Any
 
 import pytest
@@ -18,7 +19,7 @@ from overlaykit.procfs import descendants
 from overlaykit.views import Registry, accelerators, guest, logs, named
 from overlaykit.views import machine as machines
 
-from ..machine import tiny_kernel
+from ..machine import filters, tiny_kernel
 from ..posix.syscalls import MS_BIND
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command_line
@@ -43,6 +44,38 @@ def emulated(kernel: str) -> list[str]:
 def test_a_panic_of_the_kernel_is_told_in_one_line(user: TestUser) -> None:
     line = user.refused(*machine(user), "-p", "127.0.0.1:0:80", "--", "true")
     assert line == "the machine ended without a result: its kernel panicked: no reason"
+
+
+@only_as("root")
+@needs_programs
+def test_a_console_without_end_fills_no_disk_of_the_host(user: TestUser) -> None:
+    kernel = tiny_kernel.make(user.path("kernel"), floods=True)
+    line = user.refused(*emulated(kernel), "--", "true")
+    assert line == f"the machine ended without a result: {'x' * 200}"
+
+
+@only_as("root")
+@needs_programs
+def test_qemu_and_virtiofsd_may_ask_the_kernel_for_little(user: TestUser) -> None:
+    with user.start(*machine(user, halts=True), "--", "true") as process:
+        try:
+            for program in (_PROGRAM, "virtiofsd"):
+                found = _confined(process, program)
+                assert [one for one in filters.DANGEROUS if not filters.denies(found, one)] == []
+                with open(f"/proc/{found}/limits", encoding="ascii") as limits:
+                    (line,) = (one for one in limits if one.startswith("Max address space"))
+                assert int(line.split()[-2]) < 8 << 30
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _confined(process: subprocess.Popen[str], program: str) -> int:
+    """A process below another one, once its own filter holds, which is the last."""
+    while process.poll() is None:
+        for one in descendants(process.pid):
+            if program in command_line(one).split(" ")[0] and filters.denies(one, "execve"):
+                return one
+    raise AssertionError(f"no {program}")
 
 
 @needs_programs

@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_package_alone_with_types_licence_and_programs(
         "_supervisor",
         "_seccomp_default.bpf",
         "_seccomp_terminal.bpf",
+        "_seccomp_machine.bpf",
         "_seccomp_threads.bpf",
         "_seccomp_daemon.bpf",
         "_seccomp_mount_daemon.bpf",

@@ -20,16 +20,27 @@ _CODE = 0x68
 """From there: after the header."""
 _WRITE = bytes.fromhex("0e1f be0000 ac 84c0 7406 baf803 ee ebf5")
 """push cs; pop ds; mov si, TEXT; 1: lodsb; test al, al; jz 2f; mov dx, 0x3f8; out dx, al; jmp 1b; 2:"""
+_FLOOD = bytes.fromhex("baf803 66b901000200 b078 ee 6649 75fb")
+"""mov dx, 0x3f8; mov ecx, 0x20001; mov al, 'x'; 1: out dx, al; dec ecx; jnz 1b"""
 _RESET = bytes.fromhex("b0fe e664")
 """mov al, 0xfe; out 0x64, al: the keyboard controller's line"""
 _HALT = bytes.fromhex("fa f4 ebfd")
 """cli; 1: hlt; jmp 1b"""
 
 
-def make(directory: str | os.PathLike[str], text: str = PANIC, *, halts: bool = False) -> str:
-    """The directory of a kernel, as `--kernel` takes it, in the new `directory`."""
-    code = _WRITE + (b"" if halts else _RESET) + _HALT
-    code = code.replace(b"\xbe\0\0", b"\xbe" + struct.pack("<H", _CODE + len(code)))
+def make(
+    directory: str | os.PathLike[str],
+    text: str = PANIC,
+    *,
+    halts: bool = False,
+    floods: bool = False,
+) -> str:
+    """The directory of a kernel, as `--kernel` takes it, in the new `directory`. `floods`: it writes 128 KiB first."""
+    code = _FLOOD if floods else b""
+    at = len(code)
+    code += _WRITE + (b"" if halts else _RESET) + _HALT
+    text_at = struct.pack("<H", _CODE + len(code))
+    code = code[:at] + code[at:].replace(b"\xbe\0\0", b"\xbe" + text_at)
     start = b"\xeb" + bytes([_CODE - 2]) + b"HdrS" + struct.pack("<H", 0x20C)
     image = bytearray(4 * _SECTOR)
     image[0x1F1] = 1  # sectors of the setup, beside the first

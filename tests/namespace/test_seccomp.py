@@ -13,7 +13,7 @@ import pytest
 from overlaykit.namespace import seccomp, seccomp_cache, seccomp_filter, seccomp_profile
 from overlaykit.namespace.capabilities import NAMES
 from overlaykit.namespace.confinement import KEPT, Confinement
-from overlaykit.namespace.seccomp_rules import DEFAULT, TERMINAL
+from overlaykit.namespace.seccomp_rules import DEFAULT, MACHINE, TERMINAL
 
 from .bpf import AARCH64, ALLOW, ERRNO, I386, X32, X86_64, action
 
@@ -138,6 +138,15 @@ def test_no_input_is_pushed_into_a_terminal(number: int, request_: int) -> None:
     assert action(made, number, (0, 0x5413), architecture) == ALLOW  # TIOCGWINSZ
 
 
+def test_the_programs_of_a_machine_make_threads_and_no_namespaces() -> None:
+    made = seccomp_filter.compiled(MACHINE, KEPT)
+    assert action(made, 165, ()) == EPERM  # mount
+    assert action(made, 435, ()) == ERRNO | errno.ENOSYS  # clone3
+    for number in (56, 272):  # clone, unshare
+        assert action(made, number, (0x200,)) == ALLOW  # CLONE_FS
+        assert action(made, number, (0x10000200,)) == EPERM
+
+
 def test_what_decides_about_the_filter_is_known_without_the_rules() -> None:
     """Else a view would get a prepared filter that is not its own."""
     named: set[int] = set()
@@ -147,7 +156,7 @@ def test_what_decides_about_the_filter_is_known_without_the_rules() -> None:
 
 
 def test_the_prepared_filters_are_those_of_the_rules() -> None:
-    for path, profile in zip(seccomp.PREPARED, (DEFAULT, TERMINAL), strict=True):
+    for path, profile in zip(seccomp.PREPARED, (DEFAULT, TERMINAL, MACHINE), strict=True):
         with open(path, "rb") as file:
             assert file.read() == seccomp_filter.compiled(profile, KEPT)
 
