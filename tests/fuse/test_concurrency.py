@@ -97,7 +97,9 @@ def test_rule_2_requests_await_a_copy_and_a_sync_only() -> None:
         "self._copying.copy_up": 10,
         "self._copying.copy_small": 1,
         "self._poller.in_thread": 3,
-        "self._quiet.wait": 1,  # of no request, but of what changes the layers
+        # Of no request, but of what changes the layers:
+        "self._quiet.wait": 1,
+        "trio.to_thread.run_sync": 1,
     }
     assert set(_awaited(copying.__file__)) == {
         "self._slots.acquire",
