@@ -22,7 +22,7 @@
 /* ---- steps: each returns 0, or -1 with the failure recorded ---------------------------------- */
 
 /* The kernel makes device nodes some time after their driver is loaded. */
-static int wait_for_node(int events, const char *path)
+int guest_await_node(int events, const char *path)
 {
     char event[4096];
     while (access(path, F_OK) < 0)
@@ -55,7 +55,7 @@ static int carry_out(struct plan *plan, const struct record *record)
     case STEP_CALL:
         return call(plan, argument);
     case STEP_UNTIL:
-        return wait_for_node(slot_descriptor(plan, &argument[0]), argument[1].bytes);
+        return guest_await_node(slot_descriptor(plan, &argument[0]), argument[1].bytes);
     case STEP_RUN:
         return run_program(argument);
     default: /* STEP_GUEST_SESSION */

@@ -235,11 +235,6 @@ static void drain(struct stream *one)
         }
 }
 
-static int open_port(const char *path, int flags)
-{
-    return open(path, flags | O_CLOEXEC | O_NOCTTY);
-}
-
 void guest_say_failure(void)
 {
     const char *fields[3];
@@ -257,14 +252,11 @@ int guest_session(struct plan *plan, const struct argument *arguments)
     ignore_signals(MASK(SIGPIPE));
     block_signals(SIG_BLOCK, child);
     int ended = (int)syscall(SYS_signalfd4, -1, &child, sizeof child, SFD_CLOEXEC | SFD_NONBLOCK);
-    output.to = open_port(arguments[OUT].bytes, O_WRONLY | O_NONBLOCK);
-    errors.to = open_port(arguments[ERR].bytes, O_WRONLY | O_NONBLOCK);
-    input.from = open_port(arguments[IN].bytes, O_RDWR);
-    /* A write blocks until the port is connected, which the host does in the order of the ports;
-     * without it a read would find the end of file. */
-    if (ended < 0 || output.to < 0 || errors.to < 0 || input.from < 0 ||
-        write(input.from, "\n", 1) < 0 || fcntl(input.from, F_SETFL, O_NONBLOCK) < 0)
-        return fail("session", "ports");
+    output.to = slot_descriptor(plan, &arguments[OUT]);
+    errors.to = slot_descriptor(plan, &arguments[ERR]);
+    input.from = slot_descriptor(plan, &arguments[IN]);
+    if (ended < 0)
+        return fail("session", "signals");
     if (start(plan, arguments) < 0)
         return -1;
     if (puts("ready") < 0 || fflush(stdout) < 0 || fcntl(CONTROL, F_SETFL, O_NONBLOCK) < 0)
@@ -297,19 +289,6 @@ int guest_session(struct plan *plan, const struct argument *arguments)
 
 /* ---- other commands ------------------------------------------------------------------------- */
 
-static int await_port(const char *path)
-{
-    char events[4096];
-    int watch = inotify_init1(IN_CLOEXEC);
-    if (watch < 0 || inotify_add_watch(watch, "/dev", IN_CREATE) < 0)
-        return -1;
-    while (access(path, F_OK) < 0)
-        if (errno != ENOENT || read(watch, events, sizeof events) < 0)
-            return -1;
-    close(watch);
-    return 0;
-}
-
 /* Read the plan from the control into a file. Returns its descriptor, or -1. */
 static int read_plan(void)
 {
@@ -336,9 +315,13 @@ static _Noreturn void run_another(int first)
     input = output = errors = (struct stream){0};
     (void)snprintf(control, sizeof control, "/dev/vport0p%d", first + 2);
     (void)snprintf(last, sizeof last, "/dev/vport0p%d", first + 3);
-    if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0) < 0 || await_port(last) < 0)
+    if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0) < 0)
         _exit(EXIT_FAILURE);
-    int opened = open_port(control, O_RDWR);
+    int nodes = inotify_init1(IN_CLOEXEC);
+    if (inotify_add_watch(nodes, "/dev", IN_CREATE) < 0 || guest_await_node(nodes, last) < 0)
+        _exit(EXIT_FAILURE);
+    close(nodes);
+    int opened = open(control, O_RDWR | O_CLOEXEC | O_NOCTTY);
     /* The write blocks until the host has connected. */
     if (opened < 0 || dup2(opened, CONTROL) < 0 || puts("hello") < 0 || fflush(stdout) < 0)
         _exit(EXIT_FAILURE);

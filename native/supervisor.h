@@ -140,6 +140,9 @@ int command_execute(struct plan *plan, int messages);
 /* guest_init.c: carry out the plan in a file. Returns 0, or -1 with the failure recorded. */
 int guest_carry_out(int file);
 
+/* Wait until a path is there, by the events of its directory. Returns -1. */
+int guest_await_node(int events, const char *path);
+
 /* Say the failure that is recorded, if there is one, on standard output. */
 void guest_say_failure(void);
 

@@ -20,6 +20,7 @@ PATH = "plan"
 _HERE: Final = _native.AT_FDCWD
 _OPENED: Final = "opened"
 """The slot of what a step opens."""
+_F_SETFL: Final = 4
 _IN_CREATE: Final = 0x100
 """sys/inotify.h"""
 _MS_MOVE: Final = 8192
@@ -122,7 +123,19 @@ class Plan:
 
         `owner`: of the streams; `keeps`: whether the disk outlives the guest. The command follows: `command`.
         """
-        self._add("guest_session", "master", "slave", int(keeps), out, err, given, owner)
+        for slot, path, flags in (
+            ("out", out, os.O_WRONLY | os.O_NONBLOCK),
+            ("err", err, os.O_WRONLY | os.O_NONBLOCK),
+            ("in", given, os.O_RDWR),
+        ):
+            flags |= os.O_CLOEXEC | os.O_NOCTTY
+            how: dict[str, Any] = {"slot": slot, "becomes": FILLED}
+            self._call("session", path, "openat", _HERE, path, flags, **how)
+        # A write blocks until the port is connected, which the host does in the order of the ports; without it a read
+        # would find the end of file.
+        self._call("session", given, "write", of("in"), b"\n", 1)
+        self._call("session", given, "fcntl", of("in"), _F_SETFL, os.O_NONBLOCK)
+        self._add("guest_session", "master", "slave", int(keeps), "out", "err", "in", owner)
 
     def command(
         self,

@@ -154,7 +154,7 @@ PRIMITIVES: Final = {
     "copy": (53, "dds"),
     "until": (8, "ds"),
     "run": (9, "v"),
-    "guest_session": (11, "ddbsssi"),
+    "guest_session": (11, "ddbdddi"),
     "connect_network": (56, "c"),
 }
 """Of each step that only the program's bytes have its code, and a letter for each argument.
