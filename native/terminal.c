@@ -29,7 +29,6 @@ struct flow {
 struct end {
     struct source source;
     int descriptor;
-    uint32_t watched;
     bool is_file; /* for which epoll_ctl(2) fails with EPERM: it is always ready */
     bool ready;
 };
@@ -147,19 +146,13 @@ static void hang_up(void);
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-/* Without events it is removed: a hang-up would be reported in any case. */
+/* Of the caller's streams: once, for a hang-up would be reported in any case. */
 static int watch_end(struct end *end, uint32_t events)
 {
-    if (end->is_file || end->watched == events)
+    if (end->is_file || watch(end->descriptor, &end->source, events) == 0)
         return 0;
-    int result = events ? watch(end->descriptor, &end->source, events) : unwatch(end->descriptor);
-    if (result < 0 && errno == EPERM) {
-        end->is_file = end->ready = true;
-        return 0;
-    }
-    if (result == 0)
-        end->watched = events;
-    return result;
+    end->is_file = end->ready = errno == EPERM;
+    return end->is_file ? 0 : -1;
 }
 
 /* The view's terminal goes with its reader. */
@@ -177,14 +170,21 @@ static bool has_hung_up(int descriptor)
     return poll(&watched, 1, 0) > 0 && watched.revents & POLLHUP;
 }
 
+static bool wants_input(void)
+{
+    return terminal.interactive && !terminal.input_ended && !terminal.draining &&
+           space(&terminal.in);
+}
+
 /* Read from the caller, if it is ready. */
 static bool read_input(void)
 {
     struct flow *flow = &terminal.in;
-    if (!terminal.interactive || terminal.input_ended || terminal.draining || !space(flow) ||
-        !terminal.input.ready)
-        return false;
+    bool ready = terminal.input.ready;
+    /* What is not read now may be another reader's later. */
     terminal.input.ready = terminal.input.is_file;
+    if (!ready || !wants_input())
+        return false;
     ssize_t count = read(STDIN_FILENO, flow->bytes + flow->to, space(flow));
     if (count > 0) {
         flow->to += (size_t)count;
@@ -301,12 +301,10 @@ static void pump(void)
     }
     if (terminal.output_gone)
         discard(&terminal.out);
-    bool wants_input =
-        terminal.interactive && !terminal.input_ended && !terminal.draining && space(&terminal.in);
-    if (watch_end(&terminal.input, wants_input ? EPOLLIN : 0) < 0)
+    if (wants_input() && watch_end(&terminal.input, EPOLLIN | EPOLLONESHOT) < 0)
         terminal.input_ended = true;
     bool wants_output = !is_empty(&terminal.out) && !terminal.output.ready;
-    if (watch_end(&terminal.output, wants_output ? EPOLLOUT : 0) < 0)
+    if (wants_output && watch_end(&terminal.output, EPOLLOUT | EPOLLONESHOT) < 0)
         lose_output(errno);
     if (is_at_end() && !timer_is_set(TIMER_TERMINAL))
         timer_set(TIMER_TERMINAL, terminal.pause, tell_end);
@@ -352,8 +350,8 @@ int terminal_open(int master)
     make_raw();
     /* This finds files, too, for which no event comes. */
     if (watch_end(&terminal.view, EPOLLIN | EPOLLOUT | EPOLLET) < 0 ||
-        watch_end(&terminal.output, EPOLLOUT) < 0 ||
-        (terminal.interactive && watch_end(&terminal.input, EPOLLIN) < 0))
+        watch_end(&terminal.output, EPOLLOUT | EPOLLONESHOT) < 0 ||
+        (terminal.interactive && watch_end(&terminal.input, EPOLLIN | EPOLLONESHOT) < 0))
         return -1;
     pump();
     return 0;
@@ -404,6 +402,7 @@ void terminal_end(void)
     if (!terminal.prepared)
         return;
     hang_up();
+    discard(&terminal.out);
     restore_mode();
     if (terminal.guardian > 0) {
         (void)kill(terminal.guardian, SIGKILL);
