@@ -46,13 +46,11 @@ struct half {
     bool closed;   /* so has the sink's */
 };
 
-struct address {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in four;
-        struct sockaddr_in6 six;
-    };
-    socklen_t length;
+/* Its whole size passes for the length of either kind. */
+union address {
+    struct sockaddr any;
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
 };
 
 /* The local address that a datagram was sent to, as recvmsg(2) gives and sendmsg(2) takes it. */
@@ -74,7 +72,7 @@ struct flow {
     bool dead;
     struct half halves[2]; /* TCP: by the side that is read from */
     /* UDP: */
-    struct address client;
+    union address client;
     struct destination destination;
     int64_t used;
 };
@@ -101,17 +99,15 @@ static struct {
 
 static bool is_stream(const struct listener *listener) { return listener->kind == SOCK_STREAM; }
 
-static struct address loopback(int family, uint16_t port)
+static union address loopback(bool six, uint16_t port)
 {
-    if (family == AF_INET6)
-        return (struct address){.length = sizeof(struct sockaddr_in6),
-                                .six = {.sin6_family = AF_INET6,
-                                        .sin6_port = htons(port),
-                                        .sin6_addr = IN6ADDR_LOOPBACK_INIT}};
-    return (struct address){.length = sizeof(struct sockaddr_in),
-                            .four = {.sin_family = AF_INET,
-                                     .sin_port = htons(port),
-                                     .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
+    if (six)
+        return (union address){.six = {.sin6_family = AF_INET6,
+                                       .sin6_port = htons(port),
+                                       .sin6_addr = IN6ADDR_LOOPBACK_INIT}};
+    return (union address){.four = {.sin_family = AF_INET,
+                                    .sin_port = htons(port),
+                                    .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
 }
 
 /* Pipes */
@@ -182,7 +178,7 @@ static int connect_to_view(struct flow *flow)
 {
     const struct listener *listener = flow->listener;
     bool six = (listener->family == AF_INET6) != flow->second_family, stream = is_stream(listener);
-    struct address address = loopback(six ? AF_INET6 : AF_INET, listener->port);
+    union address address = loopback(six, listener->port);
     struct end *end = &flow->ends[VIEW];
     int one = 1;
     end->fd = socket(address.any.sa_family, listener->kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -190,7 +186,7 @@ static int connect_to_view(struct flow *flow)
         return -1;
     if (stream)
         (void)setsockopt(end->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    int result = connect(end->fd, &address.any, address.length);
+    int result = connect(end->fd, &address.any, sizeof address);
     if (result < 0 && errno == ECONNREFUSED)
         return try_other_family(flow) ? 0 : -1;
     flow->connected = stream && result == 0;
@@ -412,7 +408,7 @@ static void answer_ready(struct source *source, uint32_t events)
         struct destination *known = &flow->destination;
         /* From the address that the client knows. */
         struct msghdr message = {.msg_name = &flow->client.any,
-                                 .msg_namelen = flow->client.length,
+                                 .msg_namelen = sizeof flow->client,
                                  .msg_iov = &bytes,
                                  .msg_iovlen = 1,
                                  .msg_control = known->length ? &known->control : NULL,
@@ -436,12 +432,11 @@ static void expire(void)
     }
 }
 
-static struct flow *flow_of(struct listener *listener, const struct address *client)
+static struct flow *flow_of(struct listener *listener, const union address *client)
 {
     struct flow *one;
     TAILQ_FOREACH_REVERSE(one, &listener->flows, flows, others)
-    if (one->client.length == client->length &&
-        !memcmp(&one->client.any, &client->any, client->length))
+    if (!memcmp(&one->client, client, sizeof *client))
         return one;
     if (listener->count >= MOST_ASSOCIATIONS)
         close_flow(TAILQ_FIRST(&listener->flows), false);
@@ -462,12 +457,12 @@ static void datagram_ready(struct source *source, uint32_t events)
     struct listener *listener = (struct listener *)source;
     (void)events;
     for (int count = 0; count < DATAGRAMS_AT_ONCE && listener->fd >= 0; count++) {
-        struct address client;
+        union address client;
         struct destination to;
         memset(&client, 0, sizeof client);
         struct iovec bytes = {ports.buffer, sizeof ports.buffer};
         struct msghdr message = {.msg_name = &client.any,
-                                 .msg_namelen = sizeof client.six,
+                                 .msg_namelen = sizeof client,
                                  .msg_iov = &bytes,
                                  .msg_iovlen = 1,
                                  .msg_control = &to.control,
@@ -475,7 +470,6 @@ static void datagram_ready(struct source *source, uint32_t events)
         ssize_t got = recvmsg(listener->fd, &message, 0);
         if (got < 0)
             return;
-        client.length = message.msg_namelen;
         struct flow *flow = flow_of(listener, &client);
         if (!flow)
             continue;
