@@ -111,6 +111,7 @@ static void append_name(FILE *text, struct covered_hosts *hosts, const char *hos
 /* What may be covered, and how. */
 struct place {
     const char *path;
+    int file; /* O_PATH */
     bool possible, missing, read_only;
     mode_t mode;
 };
@@ -121,25 +122,32 @@ static struct place look_at(const char *path, bool makes)
 {
     struct stat st;
     struct statvfs of_it;
-    struct place place = {.path = path, .missing = stat(path, &st) < 0, .mode = 0644};
+    struct place place = {.path = path, .file = open_path(path, 0), .mode = 0644};
+    place.missing = place.file < 0;
     if (place.missing && makes)
-        close(open_place(path, false));
-    place.possible = stat(path, &st) == 0 && S_ISREG(st.st_mode) && statvfs(path, &of_it) == 0;
+        place.file = open_place(path, false);
+    place.possible =
+        fstat(place.file, &st) == 0 && S_ISREG(st.st_mode) && fstatvfs(place.file, &of_it) == 0;
     place.read_only = place.possible && of_it.f_flag & ST_RDONLY;
-    if (!place.missing)
+    if (!place.missing && place.possible)
         place.mode = st.st_mode & 0777;
     return place;
+}
+
+static int open_again(int file, int flags)
+{
+    char link[sizeof "/proc/self/fd/" + 12];
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    return open(link, flags | O_CLOEXEC);
 }
 
 /* Mount a file in memory over a place. Returns a descriptor of it, or -1 with errno set. */
 static int cover(const struct place *place, const char *contents, size_t size)
 {
-    char link[sizeof "/proc/self/fd/" + 12];
     int file = memory_file();
     if (file < 0 || write_all(file, contents, size) < 0 || fchmod(file, place->mode) < 0)
         return -1;
-    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    int covering = open(link, O_RDONLY | O_CLOEXEC);
+    int covering = open_again(file, O_RDONLY);
     close(file);
     int clone = memory_mount(place->read_only ? MOUNT_ATTR_RDONLY : 0);
     if (covering < 0 || clone < 0)
@@ -173,8 +181,7 @@ int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *l
     if (place.possible && place.missing)
         (void)fputs(DEFAULT_HOSTS, text);
     else
-        place.possible =
-            place.possible && append_file(text, open(place.path, O_RDONLY | O_CLOEXEC));
+        place.possible = place.possible && append_file(text, open_again(place.file, O_RDONLY));
     if (place.possible)
         append_name(text, hosts, hostname);
     bool failed = ferror(text) || fclose(text) != 0;
@@ -183,7 +190,7 @@ int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *l
     if (!failed && !place.missing && !hosts->line_size && !*lines)
         return 0;
     if (keep && !place.missing)
-        hosts->below = open(place.path, O_PATH | O_CLOEXEC);
+        hosts->below = place.file;
     if (!failed)
         hosts->cover = cover(&place, hosts->contents, hosts->size);
     return hosts->cover < 0 ? fail("HOSTS", place.path) : 0;
@@ -204,7 +211,6 @@ static size_t without(char *text, size_t size, const char *part, size_t part_siz
  * be replaced by rename(2), so the file is written in place and then truncated. */
 void hosts_write_back(const struct covered_hosts *hosts)
 {
-    char path[sizeof "/proc/self/fd/" + 12];
     size_t size;
     char *now = NULL;
     FILE *text = open_memstream(&now, &size);
@@ -214,8 +220,7 @@ void hosts_write_back(const struct covered_hosts *hosts)
     const char *line = hosts->contents + hosts->size - hosts->line_size;
     size = without(now, size, line, hosts->line_size);
     size = without(now, size, hosts->contents, hosts->lines_size);
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", hosts->below);
-    int file = open(path, O_WRONLY | O_CLOEXEC);
+    int file = open_again(hosts->below, O_WRONLY);
     if (file >= 0 && write_all(file, now, size) == 0)
         (void)!ftruncate(file, (off_t)size);
 }

@@ -1,6 +1,8 @@
 /* Detached mounts: clone one, attach one. */
 #include "supervisor.h"
 
+#include <linux/openat2.h>
+
 enum { MOST_LINKS = 40 }; /* as the kernel, path_resolution(7) */
 
 static int set_attributes(int mount, unsigned flags, struct mount_attr attributes)
@@ -32,53 +34,58 @@ bool is_directory(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-static int make_node(const char *path, bool directory)
+/* A link of procfs would lead out of the view, to a descriptor that init has: it is an error. */
+int open_path(const char *path, int flags)
 {
-    if (directory)
-        return mkdir(path, 0777);
-    int file = open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    return file < 0 ? -1 : close(file);
+    struct open_how how = {.flags = (uint64_t)(O_PATH | O_CLOEXEC | flags),
+                           .resolve = RESOLVE_NO_MAGICLINKS};
+    return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
 }
 
 static int make_missing(char *path, bool directory, int links);
 
 /* Make what a symbolic link leads to. Anything else is there already. */
-static int make_linked(const char *path, bool directory, int links)
+static int make_linked(int above, const char *path, const char *name, bool directory, int links)
 {
     char link[PATH_MAX], leads_to[PATH_MAX];
-    ssize_t size = readlink(path, link, sizeof link - 1);
+    ssize_t size = readlinkat(above, name, link, sizeof link - 1);
     if (size < 0)
         return errno == EINVAL ? 0 : -1;
     link[size] = '\0';
-    int above = link[0] == '/' ? 0 : (int)(strrchr(path, '/') - path);
-    errno = links == MOST_LINKS ? ELOOP : ENAMETOOLONG;
-    return links < MOST_LINKS &&
-                   snprintf(leads_to, PATH_MAX, "%.*s/%s", above, path, link) < PATH_MAX
-               ? make_missing(leads_to, directory, links + 1)
-               : -1;
+    int kept = link[0] == '/' ? 0 : (int)(name - path);
+    if (links == MOST_LINKS ||
+        snprintf(leads_to, PATH_MAX, "%.*s/%s", kept, path, link) >= PATH_MAX) {
+        errno = links == MOST_LINKS ? ELOOP : ENAMETOOLONG;
+        return -1;
+    }
+    return make_missing(leads_to, directory, links + 1);
 }
 
-/* Make a directory or an empty file, and before it the directories above that are missing. Only
- * then: each mkdir(2) looks its name up in the file system, which is a request to a daemon. */
+/* Make a directory or an empty file, and before it the directories above that are missing. */
 static int make_missing(char *path, bool directory, int links)
 {
-    if (make_node(path, directory) == 0)
-        return 0;
-    char *last = strrchr(path, '/');
-    if (errno == EEXIST)
-        return make_linked(path, directory, links);
-    if (errno != ENOENT || last == path)
+    char *slash = strrchr(path, '/'), *name = slash + 1;
+    *slash = '\0';
+    int above = open_path(slash == path ? "/" : path, O_DIRECTORY);
+    if (above < 0 && errno == ENOENT && slash != path && make_missing(path, true, links) == 0)
+        above = open_path(path, O_DIRECTORY);
+    *slash = '/';
+    if (above < 0)
         return -1;
-    *last = '\0';
-    int made = make_missing(path, true, links);
-    *last = '/';
-    return made < 0 ? -1 : make_node(path, directory);
+    int made = directory ? mkdirat(above, name, 0777)
+                         : openat(above, name, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (made < 0 && errno == EEXIST)
+        made = make_linked(above, path, name, directory, links);
+    else if (made >= 0 && !directory)
+        close(made);
+    close_keeping_errno(above);
+    return made < 0 ? -1 : 0;
 }
 
 int open_place(const char *target, bool directory)
 {
     char path[PATH_MAX];
-    int place = open(target, O_PATH | O_CLOEXEC);
+    int place = open_path(target, 0);
     if (place >= 0 || errno != ENOENT)
         return place;
     if (snprintf(path, sizeof path, "/%s", target) >= PATH_MAX) {
@@ -87,7 +94,7 @@ int open_place(const char *target, bool directory)
     }
     for (size_t size = strlen(path); path[size - 1] == '/' && size > 1;)
         path[--size] = '\0';
-    return make_missing(path, directory, 0) < 0 ? -1 : open(target, O_PATH | O_CLOEXEC);
+    return make_missing(path, directory, 0) < 0 ? -1 : open_path(target, 0);
 }
 
 int make_directory(const char *path, mode_t mode)

@@ -86,6 +86,9 @@ void close_all_but(int *kept, size_t count);
 
 void close_keeping_errno(int descriptor);
 
+/* Wait for input or an end; -1: for ever. Returns the events of poll(2), 0 if none has come. */
+int await_input(int descriptor, int milliseconds);
+
 bool is_readable(int descriptor);
 
 /* As sigprocmask(2), also for the signals that glibc keeps to itself. Returns the mask of before.
@@ -203,8 +206,9 @@ int mount_clone(const char *path, const struct mount_attr *attributes);
 
 bool is_directory(const char *path);
 
-/* O_PATH: a place for a mount, which is made if it is missing. Follows symbolic links. Returns -1
- * with errno set. */
+/* O_PATH, through symbolic links: a path; or a place for a mount, which is made if it is missing.
+ * Returns -1 with errno set. */
+int open_path(const char *path, int flags);
 int open_place(const char *target, bool directory);
 
 /* Attach a detached mount at such a place and close its descriptor. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 
 import pytest
 
@@ -134,6 +135,21 @@ def test_a_target_that_is_a_link_is_followed_inside_the_view(harness: LaunchHarn
     bind = namespace.Bind(source="/etc", target=f"{harness.scratch}/link")
     assert harness.run("test", "-e", "/run/deep/passwd", binds=(bind,)) == 0
     assert not os.path.exists("/run/deep")
+
+
+@pytest.mark.parametrize("target", ["link", "new/../link"])
+def test_a_target_does_not_lead_to_descriptors_that_init_has(
+    harness: LaunchHarness, target: str
+) -> None:
+    """In the view, its own /dev/shm is at the path of the directory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as outside:
+        descriptor = os.open(outside, os.O_RDONLY | os.O_DIRECTORY)
+        os.symlink(f"/proc/self/fd/{descriptor}", f"{harness.scratch}/link")
+        bind = namespace.Bind(source="/etc/passwd", target=f"{harness.scratch}/{target}/made")
+        with pytest.raises(namespace.BindTargetMissing, match="Too many levels"):
+            harness.launch("true", binds=(bind,), descriptors=(descriptor,))
+        os.close(descriptor)
+        assert os.listdir(outside) == []
 
 
 def test_nothing_of_the_machines_can_be_written_through_proc(harness: LaunchHarness) -> None:
