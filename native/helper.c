@@ -57,12 +57,11 @@ static size_t sizes[MOST_FRAMES], count;
  * carries it. */
 static void tap_await(int tap)
 {
-    struct pollfd watched = {.fd = tap, .events = POLLIN};
     size_t used = 0;
     while (count < MOST_FRAMES && sizeof frames - used >= ROOM) {
-        int ready = poll(&watched, 1, count ? SILENCE : -1);
-        ssize_t size = ready > 0 ? read(tap, frames + used, ROOM) : 0;
-        if (ready == 0 || size < 0)
+        bool ready = await_input(tap, count ? SILENCE : -1);
+        ssize_t size = ready ? read(tap, frames + used, ROOM) : -1;
+        if (size < 0)
             break;
         /* The kernel's own: neighbours and routers of IPv6 are asked for as soon as it is up. */
         if (size == 0 || frames[used] & 1)
@@ -241,7 +240,6 @@ static _Noreturn void attend(const struct argument *arguments, int monitor, int 
     struct attendant self = {.monitor = monitor};
     bool at_once = !arguments[WAITS].number;
     int sent[MOST_PASSED], kept[] = {monitor};
-    struct pollfd ours = {.fd = monitor, .events = POLLIN};
     char **argv = list_vector(&arguments[ARGV], 0);
     char **environment = list_vector(&arguments[ENVIRONMENT], 0);
     (void)prctl(PR_SET_NAME, "helper", 0, 0, 0); /* by which others know that it is not init */
@@ -250,12 +248,10 @@ static _Noreturn void attend(const struct argument *arguments, int monitor, int 
     (void)setsid();    /* signals of the terminal are for the command */
     close(monitors_end);
     close_all_but(kept, 1);
-    while (poll(&ours, 1, -1) < 0)
-        continue;
+    (void)await_input(monitor, -1);
     (void)message_take(monitor, sent);
     /* The monitor may have died before the prctl(2). */
-    if (sent[NETWORK] < 0 || !argv || !environment ||
-        (poll(&ours, 1, 0) > 0 && ours.revents & POLLHUP))
+    if (sent[NETWORK] < 0 || !argv || !environment || await_input(monitor, 0) & POLLHUP)
         _exit(EXIT_FAILURE);
     if (!at_once)
         tap_await(sent[TAP]);

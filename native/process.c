@@ -95,15 +95,17 @@ void close_keeping_errno(int descriptor)
     errno = error;
 }
 
-bool is_readable(int descriptor)
+int await_input(int descriptor, int milliseconds)
 {
     struct pollfd watched = {.fd = descriptor, .events = POLLIN};
     int count;
     do
-        count = poll(&watched, 1, 0);
+        count = poll(&watched, 1, milliseconds);
     while (count < 0 && errno == EINTR);
-    return count > 0;
+    return count > 0 ? watched.revents : 0;
 }
+
+bool is_readable(int descriptor) { return await_input(descriptor, 0); }
 
 uint64_t block_signals(int how, uint64_t mask)
 {

@@ -83,13 +83,11 @@ static void restore_mode(void)
 static _Noreturn void guard(int monitor)
 {
     struct termios found;
-    struct pollfd watched = {.fd = monitor, .events = POLLIN};
     int kept[] = {STDIN_FILENO, monitor};
     (void)setsid();
     (void)prctl(PR_SET_NAME, "terminal", 0, 0, 0);
     close_all_but(kept, sizeof kept / sizeof *kept);
-    while (poll(&watched, 1, -1) < 0 && errno == EINTR)
-        continue;
+    (void)await_input(monitor, -1);
     if (tcgetattr(STDIN_FILENO, &found) == 0 &&
         !memcmp(&found, &terminal.wanted, offsetof(struct termios, c_line)))
         (void)tcsetattr(STDIN_FILENO, TCSANOW, &terminal.before);
@@ -164,12 +162,6 @@ static void lose_output(int error)
     hang_up();
 }
 
-static bool has_hung_up(int descriptor)
-{
-    struct pollfd watched = {.fd = descriptor};
-    return poll(&watched, 1, 0) > 0 && watched.revents & POLLHUP;
-}
-
 static bool wants_input(void)
 {
     return terminal.interactive && !terminal.input_ended && !terminal.draining &&
@@ -194,7 +186,7 @@ static bool read_input(void)
     if (count < 0 && (errno == EINTR || errno == EAGAIN))
         return false;
     terminal.input_ended = true;
-    if (terminal.is_terminal && (count < 0 || has_hung_up(STDIN_FILENO)))
+    if (terminal.is_terminal && (count < 0 || await_input(STDIN_FILENO, 0) & POLLHUP))
         hang_up();
     return true;
 }
