@@ -30,6 +30,7 @@ ON_DEMAND: Final = ("fuse", "loop", "btrfs", "xfs", "tun", "veth", "bridge")
 """Modules that a program asks for; the guest has no modprobe."""
 
 _MS_BIND: Final = 4096
+_MS_REC: Final = 16384
 """mount(2)"""
 _SAFE: Final = _native.MS_NOSUID | _native.MS_NODEV
 
@@ -61,12 +62,12 @@ def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
     plan.mount("/disk", "ext4", "/dev/vda", data="usrquota,grpquota")
     for name in ("upper", "work"):
         plan.directory(f"/disk/{name}")
-    plan.directory("/disk/tmp", 0o1777)
-    plan.directory("/disk/var-tmp", 0o1777)
     plan.mount("/merged", "overlay", data="lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
     file_systems(plan, "/merged")
-    plan.mount("/merged/tmp", "none", "/disk/tmp", _MS_BIND)
-    plan.mount("/merged/var/tmp", "none", "/disk/var-tmp", _MS_BIND)
+    for path, place in (("/tmp", "/disk/tmp"), ("/var/tmp", "/disk/var-tmp")):  # noqa: S108
+        plan.directory(place, 0o1777)
+        _keep_what_runs(plan, path, place)
+        plan.mount(f"/merged{path}", "none", place, _MS_BIND | _MS_REC)
     plan.root("/merged")
     variables = (f"{name}={value}" for name, value in command.environment.items())
     program = (sys.executable, "-I", "-S", "-B", os.path.abspath(inside.__file__))
@@ -74,6 +75,19 @@ def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
         ("/usr/bin/env", "-i", *variables, *program, OUTPUT, command.directory, *command.arguments)
     )
     return plan
+
+
+def _keep_what_runs(plan: Plan, path: str, place: str) -> None:
+    """Have this interpreter and overlaykit in `place`, which is to cover `path`, if they lie there."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(inside.__file__)))
+    for one in (sys.prefix, os.path.dirname(package)):
+        if not one.startswith(f"{path}/"):
+            continue
+        at = place
+        for name in one[len(path) + 1 :].split("/"):
+            at = f"{at}/{name}"
+            plan.directory(at)
+        plan.mount(at, "none", f"/merged{one}", _MS_BIND)
 
 
 def _load(plan: Plan, modules: Sequence[str]) -> None:

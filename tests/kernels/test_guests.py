@@ -29,7 +29,7 @@ echo - view; .venv/bin/overlaykit run -l host -- sh -c 'echo changed >/etc/issue
 cat /etc/issue
 echo - doctor; .venv/bin/overlaykit doctor
 echo - limits; cat /sys/fs/cgroup/cgroup.subtree_control; grep CapEff /proc/self/status
-echo - host; umount /tmp /var/tmp
+echo - host; umount --lazy /tmp /var/tmp; cd "$PWD"
 XDG_CACHE_HOME=/run .venv/bin/overlaykit run --driver kernel -- sh -c 'rm /etc/issue; ls /etc/issue' 2>&1
 cat /etc/issue
 echo - disk; dd if=/dev/zero of=/zeros bs=1M 2>&1
