@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from overlaykit import codec
 from overlaykit.record import Record
 
+from .untimed import UNTIMED
+
 Mode: TypeAlias = "Literal['on', 'off']"
 
 
@@ -49,6 +51,7 @@ mounts = st.builds(
 )
 
 
+@UNTIMED
 @given(mounts)
 def test_a_message_arrives_as_it_was_sent(message: Mount) -> None:
     raw = codec.encode(message)
@@ -57,6 +60,7 @@ def test_a_message_arrives_as_it_was_sent(message: Mount) -> None:
     assert b"\n" not in raw
 
 
+@UNTIMED
 @given(mounts)
 def test_a_message_is_json(message: Mount) -> None:
     found = json.loads(codec.encode(message))
@@ -65,6 +69,7 @@ def test_a_message_is_json(message: Mount) -> None:
     assert codec.convert(found, Mount) == message
 
 
+@UNTIMED
 @given(mounts, st.data())
 def test_a_damaged_message_is_refused_or_another_message(
     message: Mount, data: st.DataObject

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from overlaykit.changes.threeway import Overlap, merge
 
+from ..untimed import UNTIMED
+
 LINES = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"}\n", b"\n"]), max_size=12)
 
 
@@ -24,12 +26,14 @@ def apart(draw: st.DrawFn) -> tuple[bytes, bytes, bytes, bytes]:
     )
 
 
+@UNTIMED
 @given(apart())
 def test_changes_apart_are_both_made(texts: tuple[bytes, bytes, bytes, bytes]) -> None:
     base, ours, theirs, both = texts
     assert merge(base, ours, theirs) == merge(base, theirs, ours) == both
 
 
+@UNTIMED
 @given(st.tuples(LINES, LINES, LINES))
 def test_sides_may_be_exchanged(texts: tuple[list[bytes], ...]) -> None:
     base, ours, theirs = map(b"".join, texts)
