@@ -423,13 +423,13 @@ PyObject *py_plane_trace(PyObject *Py_UNUSED(module), PyObject *args)
     return taken;
 }
 
-/* For how long the kernel may keep a name. While a trace runs it asks for each file again. Lookups
- * only pass through directories; what is missing or a symlink is asked for many times at once. */
+/* For how long the kernel may keep a name. While a trace runs it asks for each file again, but once
+ * for what a program does with one path at once. Lookups only pass through directories. */
 static void set_valid(struct fuse_entry_out *to, mode_t mode)
 {
     bool is_traced = trace.notes && !S_ISDIR(mode);
     to->entry_valid = is_traced ? 0 : plane.seconds;
-    to->entry_valid_nsec = !is_traced ? plane.nanoseconds : !mode || S_ISLNK(mode) ? BRIEFLY_NS : 0;
+    to->entry_valid_nsec = is_traced ? BRIEFLY_NS : plane.nanoseconds;
 }
 
 /* ---- replies -------------------------------------------------------------------------------- */

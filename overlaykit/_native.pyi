@@ -456,8 +456,8 @@ def plane_trace(room: int, opcodes: int, /) -> tuple[bytes, int]:
     """Note requests of the `opcodes` (a bit each) that the plane answers, in up to `room` bytes. 0: the trace ends.
 
     READ, WRITE and READDIR are noted also if they are Python's.
-    While it goes on, the kernel keeps no names but those of directories, and `plane_wait` returns soon after a request
-    of a program that made none in the last second.
+    While it goes on, the kernel keeps names but those of directories for a moment only, and `plane_wait` returns soon
+    after a request of a program that made none in the last second.
 
     Returns: what was noted since the last call, and how many requests found no room. A note is the length of the
     request in it (4 bytes), the errno of the reply (4), the first 8 bytes of its data, which are the nodeid that a name

@@ -329,6 +329,11 @@ class Events:
         while line := self._connection.line():
             yield line
 
+    @property
+    def are_held(self) -> bool:
+        """Whether the next event has arrived."""
+        return self._connection.holds_line
+
     def close(self) -> None:
         """End the trace."""
         self._connection.close()

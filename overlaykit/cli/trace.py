@@ -143,23 +143,27 @@ class Output:
 
     def take(self, events: Events) -> None:
         """Take events until the view ends."""
-        from collections import Counter
-
         for line in events:
-            if self._file is not None:
-                self._file.write(line)
-            event = codec.parsed(line)
-            if "kind" not in event:
-                self._lost += event.get("lost", 0)
-                continue
-            if self._only is not None and event["kind"] not in self._only:
-                continue
-            self._counts.setdefault(event["program"], Counter())[event["kind"]] += 1
-            if self._quiet or (self._file is not None and not self._json):
-                continue
-            text = line.decode() if self._json else _row(event)
-            self._stream.write(text)
-            self._stream.flush()
+            self._take(line)
+            if not events.are_held:  # those that came together are written together
+                self._stream.flush()
+
+    def _take(self, line: bytes) -> None:
+        if self._file is not None:
+            self._file.write(line)
+        event = codec.parsed(line)
+        if "kind" not in event:
+            self._lost += event.get("lost", 0)
+            return
+        if self._only is not None and event["kind"] not in self._only:
+            return
+        if event["program"] not in self._counts:
+            from collections import Counter
+
+            self._counts[event["program"]] = Counter()
+        self._counts[event["program"]][event["kind"]] += 1
+        if not self._quiet and (self._file is None or self._json):
+            self._stream.write(line.decode() if self._json else _row(event))
 
     def summarize(self) -> None:
         """Say on standard error what each program did."""

@@ -324,6 +324,11 @@ class Connection:
         self._socket.settimeout(None)
         return codec.convert(data["answer"], Tracing)
 
+    @property
+    def holds_line(self) -> bool:
+        """Whether the next line has arrived."""
+        return b"\n" in self._held
+
     def line(self) -> bytes:
         """The next line, with its newline; empty: the daemon has ended the connection. Raises: TimeoutError."""
         while (end := self._held.find(b"\n") + 1) == 0:

@@ -31,7 +31,7 @@ from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
 from overlaykit.fuse.statistics import Clock
-from overlaykit.fuse.tracing import Trace
+from overlaykit.fuse.tracing import KEPT_SECONDS, Trace
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.callers import asking
 from overlaykit.overlay.creation import check_name
@@ -284,7 +284,7 @@ class Operations(pyfuse3.Operations):
             missing = pyfuse3.EntryAttributes()
             # The kernel caches the missing name.
             missing.st_ino = 0
-            missing.entry_timeout = 0 if self.trace is not None else self._timeout
+            missing.entry_timeout = self._timeout if self.trace is None else KEPT_SECONDS
             return missing
         entry = self._entry(*found)
         self._give(found.node)
@@ -813,7 +813,7 @@ class Operations(pyfuse3.Operations):
         entry.st_ino = attributes.nodeid
         entry.generation = attributes.generation
         is_kept = self.trace is None or stat.S_ISDIR(attributes.mode)
-        entry.entry_timeout = self._timeout if is_kept else 0
+        entry.entry_timeout = self._timeout if is_kept else KEPT_SECONDS
         entry.attr_timeout = self._timeout
         entry.st_mode = attributes.mode
         entry.st_nlink = attributes.link_count

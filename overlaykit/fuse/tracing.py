@@ -1,9 +1,10 @@
 """What programs do with files, for a client of the control socket (docs/trace.md).
 
-Nothing is switched on in the kernel: events are made of its requests. While a trace runs, the kernel keeps no names of
-files and no missing names, so that it asks for each again. The data plane notes what it answers in memory of a fixed
-size, and Python reads the notes between two requests; `Operations` notes what Python has answered. An event is sent
-once for a process, a kind and a path. No program waits for the client: what it does not take is counted as lost.
+Nothing is switched on in the kernel: events are made of its requests. While a trace runs, the kernel keeps names of
+files and missing names for a hundredth of a second: what a program does with a path at once is one request. The data
+plane notes what it answers in memory of a fixed size, and Python reads the notes between two requests; `Operations`
+notes what Python has answered. An event is sent once for a process, a kind and a path. No program waits for the client:
+what it does not take is counted as lost.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 ROOM: Final = 1 << 20
 """Bytes of the plane's notes. Python takes them when half is full, or every few milliseconds."""
 
+KEPT_SECONDS: Final = 0.01
+"""How long the kernel keeps a name while a trace runs. As in the plane (native/plane.c: BRIEFLY_NS)."""
+
 _PAUSE: Final = 0.05
 """Seconds: to wake the client for each event would take longer than all the rest."""
 
@@ -52,6 +56,9 @@ _EXECUTED: Final = 0x20
 
 _NOTE: Final = struct.Struct("=IiQIIQQIIIHH")
 """A note, with the header of the request in it (include/uapi/linux/fuse.h: fuse_in_header)."""
+
+_encoded: Final = json.JSONEncoder(separators=(",", ":")).encode
+"""As json.dumps, which makes an encoder for each event."""
 
 _HEAD: Final = 16
 _ROOT: Final = 1
@@ -294,4 +301,4 @@ class Trace:
         if self._lost:
             events.append({"lost": self._lost})
             self._lost = 0
-        return "".join(f"{json.dumps(one, separators=(',', ':'))}\n" for one in events).encode()
+        return "".join(f"{_encoded(one)}\n" for one in events).encode()
