@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "mount": "mount layers over a directory",
     "umount": "unmount what 'mount' mounted",
     "layer": "add, list and remove layers of the store",
+    "layers": "list the layers of a view, and change them while it runs",
     "ps": "list views and mounts",
     "explain": "say which layer answers for a path",
     "server": "show or stop the process that starts views quickly",

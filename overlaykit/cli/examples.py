@@ -75,6 +75,10 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("overlaykit rm web", "one that is stopped"),
         ("overlaykit rm -f web db", "kill them first"),
     ),
+    "layers": (
+        ("overlaykit layers web push py313", "programs get the layer's files at their next open"),
+        ("overlaykit layers web ls --json", "which it has, for programs"),
+    ),
     "rename": (("overlaykit rename web web-old", "keep it under another name"),),
     "logs": (
         ("overlaykit logs -f web", "and what comes, until it is stopped"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.environment import Environment
     from overlaykit.views import View
     from overlaykit.views.lasting import Lasting
+    from overlaykit.views.named import Definition
 
 _EPILOG: Final = """\
 Without '--', a first word that is an app of a profile runs the app: with the options of its table, then those given
@@ -99,6 +100,14 @@ def _may_name_app(arguments: list[str], args: Any) -> bool:
     from overlaykit.cli.profiles import files
 
     return files.naming(words[0]) is not None
+
+
+def parse_again(definition: Definition) -> tuple[Any, list[str]]:
+    """As `parse`, of how a named view was run, with the layers that it has got since. Raises: Usage."""
+    args, command = parse(list(definition.arguments))
+    if definition.layers is not None:
+        args.layers = list(definition.layers)
+    return args, command
 
 
 def parse(arguments: list[str], declared: Options | None = None) -> tuple[Any, list[str]]:

@@ -154,7 +154,7 @@ def _stopped(view: NamedView, disks: Disks) -> Stack:
     from overlaykit.cli import run
 
     definition = view.definition()
-    args, _ = run.parse(list(definition.arguments))
+    args, _ = run.parse_again(definition)
     if args.vm:
         from overlaykit.cli.run_machine import disk_of
         from overlaykit.views import machine_disk

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     view = named.NamedView(given.view)
     definition = view.definition()
     enter_directory(view, definition)
-    args, command = run.parse(list(definition.arguments))
+    args, command = run.parse_again(definition)
     env = tuple(map(os.fsencode, definition.environment))
     attach = given.attach or given.interactive
     args.interactive |= given.interactive
@@ -128,7 +128,7 @@ def start_again(view: NamedView, definition: Definition, following: Try, keeper:
     from overlaykit.views.detaching import Streams
 
     enter_directory(view, definition)
-    args, command = run.parse(list(definition.arguments))
+    args, command = run.parse_again(definition)
     env = tuple(map(os.fsencode, definition.environment))
     with signals.held(), ExitStack() as undo:
         lock = restarting.lock(view)

@@ -25,7 +25,7 @@ def mounted(name: str, path: str) -> Iterator[copying.Enter]:
     name_lock = view.lock_name()
     try:
         definition = view.definition()
-        args, _ = run.parse(list(definition.arguments))
+        args, _ = run.parse_again(definition)
         here = os.getcwd()
         start.enter_directory(view, definition)
         try:

@@ -89,6 +89,8 @@ class Definition(Record, kw_only=True):
     labels: dict[str, str] = {}  # noqa: RUF012
     restart: str = "no"
     """A policy of `restarting`."""
+    layers: tuple[str, ...] | None = None
+    """Those in place of its `-l`, if they were changed since."""
 
 
 class Ended(Record, kw_only=True):
@@ -166,12 +168,19 @@ class NamedView:
         """Replace its definition, and keep what was written in it. Raises: ViewRuns, NoSuchView, OSError."""
         lock = self.lock()
         try:
-            path = self._file(_DEFINITION)
-            with open(path + ".new", "wb") as file:
-                file.write(codec.encode(definition))
-            os.rename(path + ".new", path)
+            self._define(definition)
         finally:
             os.close(lock)
+
+    def note_layers(self, layers: Sequence[str]) -> None:
+        """Have its next start use other layers, as `-l` names them. Raises: NoSuchView, OSError."""
+        self._define(self.definition().replace(layers=tuple(layers)))
+
+    def _define(self, definition: Definition) -> None:
+        path = self._file(_DEFINITION)
+        with open(path + ".new", "wb") as file:
+            file.write(codec.encode(definition))
+        os.rename(path + ".new", path)
 
     def ended(self) -> Ended | None:
         """How its last command ended; None if none has, or if the machine stopped first."""
