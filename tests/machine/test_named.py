@@ -108,3 +108,15 @@ def test_a_machine_in_the_background_is_stopped_started_killed_and_removed(
     )
     printed("rm", named)
     assert os.listdir(tmp_path / "overlaykit" / "views") == []
+
+
+def test_a_machine_that_fails_is_started_again_with_what_it_has_written(loadable: str) -> None:
+    name = f"machine-{os.urandom(4).hex()}"
+    run = ("run", "--vm", "--kernel", loadable, "-d", "--name", name, "--restart", "on-failure:1")
+    assert printed(*run, "--", "sh", "-c", "echo line >>/n; cat /n; exit 3") == f"{name}\n"
+    with following(name) as log:
+        assert log.stdout is not None
+        assert [log.stdout.readline() for _ in range(3)] == [b"line\n"] * 3
+    assert printed("wait", name) == "3\n"
+    assert printed("diff", name, "/n") == "A  /n\n1 added\n"
+    printed("rm", name)
