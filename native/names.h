@@ -12,6 +12,10 @@ enum {
     MOST_PLACES = 64,
 };
 
+/* Whether others may change a lower; and whether it is in memory, so that what they have mapped is
+ * never written back (overlay/liveness.py). */
+enum liveness { UNCHANGING, LIVE, LIVE_IN_MEMORY };
+
 struct name {
     uint64_t inode; /* its number for listings; 0: unknown */
     uint32_t at;    /* of its text */

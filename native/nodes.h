@@ -57,6 +57,9 @@ struct node {
     off_t place;                    /* and for lseek(2) */
     dev_t device;
     uint64_t base;
+    enum liveness liveness; /* of the lowers, also of all below */
+    /* What the kernel knows of a live one, and when it last had no pages of it; 0: nothing: */
+    int64_t told_size, told_modified, told_changed, fresh;
     /* Of what was made here, or given by Python, in the upper: */
     bool made, removed;
     uint64_t inode;
@@ -118,8 +121,10 @@ struct state {
     uint32_t generation;
     dev_t upper_device;
     uint64_t upper_base;
-    uint64_t seconds;
-    uint32_t nanoseconds;
+    struct timeout {
+        uint64_t seconds;
+        uint32_t nanoseconds;
+    } timeouts[2];           /* of what only we change, and of live lowers */
     uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
     uint32_t uid, gid;
     int static_nlink, xattr, acl, may_spin, no_open, keeps_names; /* set by PyArg_ParseTuple */

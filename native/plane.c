@@ -47,6 +47,7 @@
 #define FIRST_GENERATION 2             /* 1 is NAME_ONLY */
 #define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
 #define LATE_AT_MOST (10 * SECOND)
+#define SETTLED (60 * SECOND) /* overlay/liveness.py */
 #define MILLISECOND (SECOND / 1000)
 #define PROMPT_NS 40000LL      /* a request that follows within this time needs no sleep */
 #define LONG_CYCLE_NS 200000LL /* from one request to the next: longer ones count as this, */
@@ -425,12 +426,17 @@ PyObject *py_plane_trace(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* For how long the kernel may keep a name. While a trace runs it asks for each file again, but once
  * for what a program does with one path at once. Lookups only pass through directories. */
-static void set_valid(struct fuse_entry_out *to, mode_t mode)
+static void set_valid(struct fuse_entry_out *to, mode_t mode, bool is_live)
 {
     bool is_traced = trace.notes && !S_ISDIR(mode);
-    to->entry_valid = is_traced ? 0 : plane.seconds;
-    to->entry_valid_nsec = is_traced ? BRIEFLY_NS : plane.nanoseconds;
+    const struct timeout valid = plane.timeouts[is_live];
+    to->entry_valid = is_traced ? 0 : valid.seconds;
+    to->entry_valid_nsec = is_traced ? BRIEFLY_NS : valid.nanoseconds;
+    to->attr_valid = valid.seconds;
+    to->attr_valid_nsec = valid.nanoseconds;
 }
+
+static bool is_live(const struct node *node) { return node->liveness && !node->made; }
 
 /* ---- replies -------------------------------------------------------------------------------- */
 
@@ -469,17 +475,53 @@ void plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generatio
     *to = (struct fuse_entry_out){
         .nodeid = id,
         .generation = generation,
-        .attr_valid = plane.seconds,
-        .attr_valid_nsec = plane.nanoseconds,
     };
-    set_valid(to, st->st_mode);
+    set_valid(to, st->st_mode, false);
     fill_stat(&to->attr, id, st);
 }
 
 void fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
 {
     plane_fill_entry(to, node->id, node->generation, st);
+    set_valid(to, st->st_mode, is_live(node));
     fill_attributes(&to->attr, node, st);
+}
+
+/* ---- live lowers ---------------------------------------------------------------------------- */
+
+/* Whether the kernel knows what a lower's file is now. A reply that names a new node tells it. */
+static bool is_known(struct node *node, const struct stat *st)
+{
+    int64_t modified = nanoseconds_of(&st->st_mtim), changed = nanoseconds_of(&st->st_ctim);
+    if (!is_live(node) || S_ISDIR(node->kind))
+        return true;
+    if (node->fresh)
+        return node->told_size == st->st_size && node->told_modified == modified &&
+               node->told_changed == changed;
+    node->told_size = st->st_size;
+    node->told_modified = modified;
+    node->told_changed = changed;
+    node->fresh = now_on(CLOCK_REALTIME);
+    return true;
+}
+
+/* Whether the kernel may keep the pages that it has of a file which is opened. */
+static bool keeps_pages(struct node *node)
+{
+    int64_t changed =
+        node->told_modified > node->told_changed ? node->told_modified : node->told_changed;
+    if (!is_live(node) || (node->liveness == LIVE && node->fresh - changed > SETTLED))
+        return true;
+    node->fresh = now_on(CLOCK_REALTIME);
+    return false;
+}
+
+/* A lower has something else under the node's name. Programs that have it open keep it. */
+static void retire(struct node *node)
+{
+    drop_name(node);
+    node->owner = DEAD;
+    settle(node);
 }
 
 /* ---- names ---------------------------------------------------------------------------------- */
@@ -496,24 +538,27 @@ struct node *node_of(struct node *above, const char *name, unsigned place, const
     if (S_ISREG(st->st_mode) && st->st_blocks * 512 < st->st_size)
         return NULL;
     struct node *node = find(id);
-    if (node)
-        return node->owner == OURS && !node->left && node->above == above &&
-                       node->found_at == place && strcmp(node->name, name) == 0 &&
-                       node->kind == (st->st_mode & S_IFMT)
-                   ? node
-                   : NULL;
+    if (node) {
+        if (node->owner != OURS || node->left || node->above != above || node->found_at != place ||
+            strcmp(node->name, name) != 0 || node->kind != (st->st_mode & S_IFMT))
+            return NULL;
+        if (is_known(node, st))
+            return node;
+        retire(node); /* Python finds it a new nodeid */
+        return NULL;
+    }
     node = child(above, name);
     if (node) {
         /* The lower has changed: another inode is under this name. */
         if (node->owner == PYTHON || node->owner == CROSSING || node->left)
             return NULL;
-        drop_name(node);
-        node->owner = DEAD;
-        settle(node);
+        retire(node);
     }
     node = add(id, above, name, OURS);
     node->kind = st->st_mode & S_IFMT;
     node->found_at = (uint8_t)place;
+    node->liveness = above->liveness;
+    (void)is_known(node, st);
     return node;
 }
 
@@ -568,10 +613,10 @@ static void reply_entry(const struct fuse_in_header *header, struct node *node,
     }
 }
 
-static bool answer_missing(const struct fuse_in_header *header)
+static bool answer_missing(const struct fuse_in_header *header, const struct node *above)
 {
     struct fuse_entry_out none = {0};
-    set_valid(&none, 0);
+    set_valid(&none, 0, above->liveness);
     reply(header->unique, 0, &none, sizeof none);
     return true;
 }
@@ -585,14 +630,14 @@ static bool answer_lookup(const struct fuse_in_header *header, struct node *abov
     if (!(is_known ? is_plain(name) : is_plain_name(above, name)))
         return false;
     if (place == ABSENT)
-        return !child(above, name) && answer_missing(header);
+        return !child(above, name) && answer_missing(header, above);
     if (names && in_upper && !made(above, name))
         return false;
     if (fstatat(place_in(above, in_upper, place).fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
         if (errno != ENOENT || names || child(above, name))
             return false;
         note_missing(above);
-        return answer_missing(header);
+        return answer_missing(header, above);
     }
     struct node *node = in_upper ? made(above, name) : node_of(above, name, place, &st);
     if (!node || !is_inode_of(node, &st))
@@ -636,9 +681,11 @@ static bool attributes(struct node *node, struct stat *st)
 
 static bool reply_attributes(const struct fuse_in_header *header, struct node *node)
 {
-    struct fuse_attr_out out = {.attr_valid = plane.seconds, .attr_valid_nsec = plane.nanoseconds};
+    const struct timeout valid = plane.timeouts[is_live(node)];
+    struct fuse_attr_out out = {.attr_valid = valid.seconds, .attr_valid_nsec = valid.nanoseconds};
     struct stat st;
-    if (!attributes(node, &st))
+    /* Of a directory with live lowers Python compares all. */
+    if ((node->liveness && node->lowers) || !attributes(node, &st))
         return false;
     fill_attributes(&out.attr, node, &st);
     reply(header->unique, 0, &out, sizeof out);
@@ -854,7 +901,7 @@ static struct handle *open_file(struct node *node, uint32_t flags)
         return NULL;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", at);
     fd = *name ? open_quietly(at, name, access) : open(path, access | O_CLOEXEC);
-    if (fd >= 0 && fstat(fd, &st) == 0 && is_inode_of(node, &st) &&
+    if (fd >= 0 && fstat(fd, &st) == 0 && is_inode_of(node, &st) && is_known(node, &st) &&
         (node->made || !may_be_metacopy(fd, &st)))
         return new_handle(fd, node, flags);
     if (fd >= 0)
@@ -866,7 +913,8 @@ static bool reply_open(const struct fuse_in_header *header, struct handle *handl
 {
     if (!handle)
         return false;
-    struct fuse_open_out out = {.fh = number_of(handle), .open_flags = FOPEN_KEEP_CACHE};
+    struct fuse_open_out out = {.fh = number_of(handle)};
+    out.open_flags = keeps_pages(handle->node) ? FOPEN_KEEP_CACHE : 0;
     if (!reply(header->unique, 0, &out, sizeof out))
         drop_handle(handle);
     return true;
@@ -1695,11 +1743,12 @@ bool plane_receive(struct fuse_buf *buffer, int *result)
 PyObject *py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     uint32_t (*unmapped)[2] = plane.unmapped;
-    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKpp", &plane.seconds, &plane.nanoseconds,
-                          &unmapped[0][0], &unmapped[0][1], &unmapped[1][0], &unmapped[1][1],
-                          &plane.static_nlink, &plane.xattr, &plane.acl, &plane.may_spin,
-                          &plane.most_directories, &plane.most_files, &plane.no_open,
-                          &plane.keeps_names))
+    struct timeout *own_lowers = plane.timeouts, *live = plane.timeouts + 1;
+    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKpp|KI", &own_lowers->seconds,
+                          &own_lowers->nanoseconds, &unmapped[0][0], &unmapped[0][1],
+                          &unmapped[1][0], &unmapped[1][1], &plane.static_nlink, &plane.xattr,
+                          &plane.acl, &plane.may_spin, &plane.most_directories, &plane.most_files,
+                          &plane.no_open, &plane.keeps_names, &live->seconds, &live->nanoseconds))
         return NULL;
     plane.uid = geteuid();
     plane.gid = getegid();
@@ -1931,13 +1980,24 @@ static bool to_change(const struct fuse_in_header *header, struct change *change
            !node->handles && !S_ISDIR(node->kind) && is_changed_by_python(node->above);
 }
 
+/* Whether a lower's file is the one that the kernel knows. */
+static bool is_unchanged(struct node *node)
+{
+    struct stat st;
+    return !is_live(node) ||
+           (reach(node->above) &&
+            fstatat(place_above(node).fd, node->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            is_inode_of(node, &st) && is_known(node, &st));
+}
+
 PyObject *py_plane_to_change(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     struct change change;
     struct stat st;
     bool removes = header->opcode == FUSE_UNLINK;
-    if (!to_change(header, &change) || !(removes ? keep_inode(change.node) : has_room()))
+    if (!to_change(header, &change) || (!removes && !is_unchanged(change.node)) ||
+        !(removes ? keep_inode(change.node) : has_room()))
         Py_RETURN_NONE;
     if (removes && (fstat(change.node->fd, &st) < 0 || !is_inode_of(change.node, &st))) {
         close_node(change.node);
@@ -1983,6 +2043,10 @@ PyObject *py_plane_take_copy(PyObject *Py_UNUSED(module), PyObject *args)
     if (!to_change(header, &change) || header->opcode == FUSE_UNLINK ||
         change.node->found_at != PLACE_OF_PYTHON || fstat(fd, &st) < 0 ||
         st.st_dev != plane.upper_device || st.st_ino >= INODE_LIMIT)
+        Py_RETURN_FALSE;
+    /* A live lower's file has just changed: the kernel goes on with its own size. */
+    if (is_live(change.node) && st.st_size && st.st_size != change.node->told_size &&
+        ftruncate(fd, change.node->told_size) < 0)
         Py_RETURN_FALSE;
     change.node->inode = st.st_ino;
     change.node->change_time = change_time;
@@ -2077,9 +2141,9 @@ static bool keep_directory(int *kept, int fd)
 PyObject *py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
 {
     uint64_t id, above, base;
-    int fd, lists, below;
+    int fd, lists, below, liveness = UNCHANGING;
     struct stat st;
-    if (!PyArg_ParseTuple(args, "KKiKpp", &id, &above, &fd, &base, &lists, &below))
+    if (!PyArg_ParseTuple(args, "KKiKpp|i", &id, &above, &fd, &base, &lists, &below, &liveness))
         return NULL;
     struct node *node = node_of_python(id);
     if (!node)
@@ -2090,6 +2154,7 @@ PyObject *py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
         node->device = st.st_dev;
     }
     node->kind = S_IFDIR;
+    node->liveness = (enum liveness)liveness;
     node->base = base;
     node->above_id = above;
     node->lists_inodes = lists != 0;
@@ -2119,10 +2184,10 @@ static bool keep_lowers(struct node *node, PyObject *list)
 PyObject *py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
 {
     uint64_t id, base;
-    int fd;
+    int fd, liveness = UNCHANGING;
     PyObject *lowers;
     struct stat st;
-    if (!PyArg_ParseTuple(args, "KiKO", &id, &fd, &base, &lowers))
+    if (!PyArg_ParseTuple(args, "KiKO|i", &id, &fd, &base, &lowers, &liveness))
         return NULL;
     struct node *node = node_of_python(id);
     if (!node || node->changes || fstat(fd, &st) < 0 || !keep_directory(&node->upper, fd))
@@ -2130,6 +2195,7 @@ PyObject *py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
     plane.upper_device = st.st_dev;
     plane.upper_base = base;
     node->kind = S_IFDIR;
+    node->liveness = (enum liveness)liveness;
     if (!keep_lowers(node, lowers))
         return NULL;
     node->granted = false;
@@ -2235,6 +2301,14 @@ PyObject *py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     plane.pending = 0;
     count_request(header->opcode, now_on(CLOCK_MONOTONIC) - started);
     Py_RETURN_TRUE;
+}
+
+ABOUT_NODE(told)
+{
+    if (!node || !node->fresh)
+        Py_RETURN_NONE;
+    return Py_BuildValue("LLLL", node->told_size, node->told_modified, node->told_changed,
+                         node->fresh);
 }
 
 ABOUT_NODE(place)

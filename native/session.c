@@ -26,6 +26,9 @@
  * not take for a deleted file's. An entry of the generation PLAIN_ENTRY is of the form for READDIR:
  * all entries of such a reply are.
  *
+ * LOOKUP, GETATTR and READDIRPLUS: a file whose inode number is another one than its nodeid has it
+ * in st_rdev, unless it is a device.
+ *
  * OPEN and CREATE: the reply of a file that the kernel reads and writes itself (FUSE_PASSTHROUGH)
  * has that file's number, which libfuse 3.14 does not know, and pyfuse3 passes from bit
  * BACKING_SHIFT of the file handle on.
@@ -139,6 +142,31 @@ INTERPOSED int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf
     return result == -EAGAIN ? -EINTR : result;
 }
 
+/* Put the inode number in its place. */
+static void show_inode(struct stat *st)
+{
+    if (!st->st_rdev || S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode))
+        return;
+    st->st_ino = st->st_rdev;
+    st->st_rdev = 0;
+}
+
+INTERPOSED int fuse_reply_entry(fuse_req_t request, const struct fuse_entry_param *entry)
+{
+    struct fuse_entry_param shown = *entry;
+    NEXT(fuse_reply_entry);
+    show_inode(&shown.attr);
+    return next(request, &shown);
+}
+
+INTERPOSED int fuse_reply_attr(fuse_req_t request, const struct stat *st, double timeout)
+{
+    struct stat shown = *st;
+    NEXT(fuse_reply_attr);
+    show_inode(&shown);
+    return next(request, &shown, timeout);
+}
+
 INTERPOSED size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size,
                                          const char *name, const struct fuse_entry_param *entry,
                                          off_t offset)
@@ -149,6 +177,7 @@ INTERPOSED size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_
         if (named.attr.st_ino == 0)
             named.attr.st_ino = UNKNOWN_INODE;
     }
+    show_inode(&named.attr);
     if (entry->generation == PLAIN_ENTRY) {
         NEXT(fuse_add_direntry);
         return next(request, buffer, size, name, &named.attr, offset);

@@ -100,6 +100,11 @@ PLAIN_ENTRY: Final[int]
 PLAIN_LISTING: Final[int]
 """A bit of a READDIR's file handle."""
 
+UNCHANGING: Final[int]
+LIVE: Final[int]
+LIVE_IN_MEMORY: Final[int]
+"""Whether others may change a lower (`plane_grant`), and whether it is in memory."""
+
 PLACE_OF_PYTHON: Final[int]
 """The place of a name that the data plane leaves to Python (`plane_resolve`)."""
 
@@ -254,6 +259,8 @@ def plane_start(
     files: int,
     no_open: bool,
     keeps_names: bool,
+    live_seconds: int = 0,
+    live_nanoseconds: int = 0,
     /,
 ) -> None:
     """Prepare the data plane, before the first request but INIT.
@@ -262,7 +269,8 @@ def plane_start(
     group of theirs that are shown as root's (0), as the kernel gives them for ids that are not mapped. `may_spin`:
     there is a processor to await the next request on. `directories`, `files`: how many descriptors of each may be open.
     `no_open`: programs open files without a request. `keeps_names`: nothing changes the lowers, so that a directory's
-    names may be read once, after a few of them were missing.
+    names may be read once, after a few of them were missing. `live_seconds`, `live_nanoseconds`: as the first two, for
+    what others may change.
     """
 
 def plane_wait(device: int, tasks: int, milliseconds: int, polls: bool, /) -> bool:
@@ -345,21 +353,31 @@ def plane_drop(nodeid: int, /) -> None:
     """Give back a nodeid that was claimed."""
 
 def plane_grant(
-    nodeid: int, above: int, fd: int, base: int, lists_inodes: bool, below_lists: bool, /
+    nodeid: int,
+    above: int,
+    fd: int,
+    base: int,
+    lists_inodes: bool,
+    below_lists: bool,
+    liveness: int = 0,
+    /,
 ) -> bool:
     """Let the plane answer for what is in a directory.
 
     `above`: nodeid of the directory above. `base`: what to add to inode numbers for nodeids. `lists_inodes`: listings
-    give the inode numbers of regular files; `below_lists`: also in all directories below.
+    give the inode numbers of regular files; `below_lists`: also in all directories below. `liveness`: `UNCHANGING`,
+    `LIVE` if others may change the lower, or `LIVE_IN_MEMORY`.
 
     Returns: false if it has marks.
     """
 
-def plane_grant_changes(nodeid: int, fd: int, base: int, lowers: list[int], /) -> bool:
+def plane_grant_changes(
+    nodeid: int, fd: int, base: int, lowers: list[int], liveness: int = 0, /
+) -> bool:
     """Let the plane make, change and remove names in a directory of the upper, `fd`.
 
     `base`: what to add to the upper's inode numbers for nodeids. `lowers`: the directories of lowers that show in it.
-    What these have, and what is in the upper already, stays Python's.
+    What these have, and what is in the upper already, stays Python's. `liveness`: as of `plane_grant`, of any of them.
 
     Returns: whether it is granted.
     """
@@ -448,6 +466,11 @@ def plane_counts() -> bytes:
 
 def plane_held() -> tuple[int, int, int, int]:
     """How many nodes, lookups of them, open files and open directories the plane has."""
+
+def plane_told(nodeid: int, /) -> tuple[int, int, int, int] | None:
+    """What the kernel knows of a file of a live lower that the plane has had: its size, and when it was modified and
+    changed. And when the kernel last had no pages of it. Times are in nanoseconds.
+    """
 
 def plane_place(nodeid: int, /) -> tuple[int, bytes] | None:
     """The nodeid of the directory above one of the plane's nodes, and its name there; None if Python has it."""

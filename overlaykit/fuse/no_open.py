@@ -22,8 +22,8 @@ after the last one do. Others may wait for themselves when memory is short ("fus
 
 def obstacle(spec: MountSpec, release: str | None = None) -> str:
     """Why a mount cannot go without OPEN; empty if it can. `release`: of the kernel; None: the running one's."""
-    if any(layer.recursive for layer in spec.layers):
-        return "the host's files may change: only an open file stays what it is"
+    if any(layer.live for layer in spec.layers):
+        return "the files of a layer may change: only an open file stays what it is"
     if spec.options.data != "cache":
         return "with data=passthrough the kernel is given each file when it is opened"
     if spec.options.limit is not None:

@@ -1,8 +1,9 @@
 """The FUSE requests: pyfuse3's types in, calls of `overlaykit.overlay`, pyfuse3's types out.
 
-The kernel may cache names, missing names, attributes and data without limit: the mount assumes that only the daemon
-changes its layers. If another process does (the layer `host` is live), programs may see the old state until the kernel
-forgets it. A file's size and times are the kernel's while it has dirty pages (writeback cache).
+The kernel may cache names, missing names, attributes and data without limit, as only the daemon changes the layers. Of
+a layer that others may change, too (`host` is live), it caches names and attributes for a second, and each open
+compares the file with the one that it knows: ESTALE has it look the name up again. A file's size and times are the
+kernel's while it has dirty pages (writeback cache).
 
 No merge logic lives here. `_request` turns an `OSError` into a `FUSEError`. The package docstring has the concurrency
 rules.
@@ -36,8 +37,9 @@ from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.callers import asking
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.files import wants_to_write
+from overlaykit.overlay.liveness import Version
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
-from overlaykit.overlay.nodes import File
+from overlaykit.overlay.nodes import Directory, File
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -66,13 +68,16 @@ if TYPE_CHECKING:
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.lookup import Result
     from overlaykit.overlay.merge import Entry
-    from overlaykit.overlay.nodes import Directory, Node
+    from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.opened import OpenedLayer
 
 log: Final = logging.getLogger(__name__)
 
 _NO_TIMEOUT_SECONDS: Final = 1e9
 """How long the kernel may cache names and attributes: longer than any mount lives."""
+
+LIVE_SECONDS: Final = 1.0
+"""The same of what others may change."""
 
 _WIDE_ENTRIES: Final = 256
 """Most programs that list a directory with more entries use the names only."""
@@ -152,6 +157,8 @@ class Operations(pyfuse3.Operations):
         self._timeout = min(
             _NO_TIMEOUT_SECONDS if options.timeout is None else options.timeout, _NO_TIMEOUT_SECONDS
         )
+        self._is_live = any(layer.live for layer in filesystem.tree.layers)
+        self._live_timeout = min(self._timeout, LIVE_SECONDS)
         self._copying = Copying(filesystem, poller)
         self._options = options
         self._no_open = False
@@ -164,10 +171,10 @@ class Operations(pyfuse3.Operations):
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
         self._plain_entry = patches.mark_plain(pyfuse3.EntryAttributes())
 
-    def begin_plane(self, *, is_kept: bool, is_live: bool) -> None:
+    def begin_plane(self, *, is_kept: bool) -> None:
         """Let the data plane read the requests. Requires: no request yet but INIT.
 
-        `is_kept`: another daemon takes over if this one is killed. `is_live`: others may change a lower.
+        `is_kept`: another daemon takes over if this one is killed.
         """
         self.filesystem.files.no_open = self._no_open = self._options.no_open == "on"
         self.plane = Plane(
@@ -176,9 +183,10 @@ class Operations(pyfuse3.Operations):
             self._copying,
             self._count,
             timeout=self._timeout,
+            live_timeout=self._live_timeout,
             acl=self.enable_acl,
             is_kept=is_kept,
-            is_live=is_live,
+            is_live=self._is_live,
         )
         self.plane.offer(self.filesystem.root)
         self._poller.plane = self.plane
@@ -250,6 +258,7 @@ class Operations(pyfuse3.Operations):
     def restack(self, lowers: Sequence[int | OpenedLayer]) -> list[tuple[int, set[bytes]]]:
         """Have other lowers. Returns: names, for `expire`. Requires: `be_quiet`. Raises: OSError."""
         names = self.filesystem.restacking.replace(lowers)
+        self._is_live = any(layer.live for layer in self.filesystem.tree.layers)
         if self.plane is not None:
             self.plane.offer(self.filesystem.root)
         self.filesystem.between_operations()
@@ -284,7 +293,9 @@ class Operations(pyfuse3.Operations):
             missing = pyfuse3.EntryAttributes()
             # The kernel caches the missing name.
             missing.st_ino = 0
-            missing.entry_timeout = self._timeout if self.trace is None else KEPT_SECONDS
+            missing.entry_timeout = (
+                self._timeout_in(directory) if self.trace is None else KEPT_SECONDS
+            )
             return missing
         entry = self._entry(*found)
         self._give(found.node)
@@ -424,7 +435,21 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._attributes(self.filesystem.nodes.node(inode))
+        node = self.filesystem.nodes.node(inode)
+        if self._is_live and isinstance(node, Directory) and node.listed:
+            self._drop_old_listing(node)
+        return self._attributes(node)
+
+    def _drop_old_listing(self, directory: Directory) -> None:
+        """Have the kernel list a directory again, if a lower has other names than at the last listing.
+
+        The kernel compares the modification time that is shown: the topmost layer's only. No request holds a page of a
+        listing locked, so the daemon does not wait for itself.
+        """
+        with contextlib.suppress(OSError):  # the kernel has forgotten it, or a lower has gone
+            if _versions(directory) != directory.listed:
+                directory.mark_listed(())
+                pyfuse3.invalidate_inode(directory.nodeid)
 
     @_request
     async def setattr(
@@ -514,12 +539,13 @@ class Operations(pyfuse3.Operations):
     @_request
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self.filesystem.nodes.file(inode)
+        keeps = not self._is_live or self.filesystem.lookup.confirm(node)
         lazily = False
         if wants_to_write(flags) and not self._no_open and self._passthrough is None:
             copy = await self._copying.copy_small(node, keep_data=not flags & os.O_TRUNC)
             if copy >= 0:
                 info = self._file_info(
-                    node, self.filesystem.files.adopt_copy(node, copy, flags), flags
+                    node, self.filesystem.files.adopt_copy(node, copy, flags), flags, keeps=keeps
                 )
                 self._give_copy(node)
                 return info
@@ -540,7 +566,7 @@ class Operations(pyfuse3.Operations):
             # A write says only which handle it is of.
             opened = self.filesystem.files.by_handle[handle]
             opened.opener = self.filesystem.copyup.programs.name()
-        info = self._file_info(node, handle, flags)
+        info = self._file_info(node, handle, flags, keeps=keeps)
         self._give_copy(node)
         return info
 
@@ -638,7 +664,7 @@ class Operations(pyfuse3.Operations):
             with files.syncing(handle) as descriptor:
                 await self._poller.in_thread(sync, descriptor)
 
-    def _file_info(self, node: Node, handle: int, flags: int) -> FileInfo:
+    def _file_info(self, node: Node, handle: int, flags: int, *, keeps: bool = True) -> FileInfo:
         number = 0 if self._passthrough is None else self._passthrough.number(handle)
         if number:
             return pyfuse3.FileInfo(fh=patches.backed_handle(handle, number))
@@ -646,7 +672,7 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.FileInfo(fh=0, keep_cache=True)
         if self.plane is not None:
             handle = self.plane.handle(node.nodeid, handle, writable=wants_to_write(flags))
-        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=keeps)
 
     # Directories
 
@@ -660,6 +686,8 @@ class Operations(pyfuse3.Operations):
         is_planes = False
         if self.plane is not None:
             is_planes = self.plane.note_changes(directory)
+        if directory.is_live and directory.merged and start_id == 0:
+            directory.mark_listed(_versions(directory))
         listing = filesystem.listings.get(directory, restart=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
@@ -805,7 +833,27 @@ class Operations(pyfuse3.Operations):
             self.plane.count_lookup(node)
 
     def _attributes(self, node: Node, st: os.stat_result | None = None) -> EntryAttributes:
-        return self._entry_attributes(self.filesystem.tree.attributes(node, st))
+        entry = self._entry_attributes(self.filesystem.tree.attributes(node, st))
+        if self._is_live:
+            self._limit_timeouts(entry, node)
+        return entry
+
+    def _limit_timeouts(self, entry: EntryAttributes, node: Node) -> None:
+        """Let the kernel ask again for what others may change: all but names in the upper."""
+        if isinstance(node, Directory):
+            if node.is_live:
+                entry.attr_timeout = self._live_timeout
+            above = node.parent if node.upper is None else None
+        else:
+            above = node.links[0][0] if node.links and not node.has_upper else None
+            if node.told is not None and not node.has_upper:
+                entry.attr_timeout = self._live_timeout
+        if above is not None and above.is_live:
+            entry.entry_timeout = min(entry.entry_timeout, self._live_timeout)
+
+    def _timeout_in(self, directory: Directory) -> float:
+        """How long the kernel may take it for sure that a name is missing in a directory."""
+        return self._live_timeout if directory.is_live else self._timeout
 
     def _entry_attributes(self, attributes: Attributes) -> EntryAttributes:
         st = attributes.stat
@@ -822,6 +870,8 @@ class Operations(pyfuse3.Operations):
         entry.st_uid = attributes.uid
         entry.st_gid = attributes.gid
         entry.st_rdev = st.st_rdev
+        if attributes.inode_number != attributes.nodeid and not entry.st_rdev:
+            entry.st_rdev = attributes.inode_number  # see `patches`
         entry.st_size = st.st_size
         entry.st_blksize = st.st_blksize
         entry.st_blocks = attributes.blocks
@@ -842,6 +892,11 @@ _STATVFS_FIELDS: Final = (
     "f_favail",
     "f_namemax",
 )
+
+
+def _versions(directory: Directory) -> tuple[Version, ...]:
+    """The states of the lowers in a directory that others may change. Raises OSError."""
+    return tuple(Version.of(one.stat()) for one in directory.lowers if one.layer.live)
 
 
 def _kind(layer_dir: LayerDir, name: bytes) -> int:

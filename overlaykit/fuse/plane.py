@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.statistics import Latencies
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.liveness import Version
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.smallcopy import SmallCopy
@@ -65,8 +66,9 @@ class Plane:
     """Implements `overlay.nodes.Plane`. One per process, as the session is.
 
     `count`: counts a request that Python had a part in, by its name and the nanoseconds that it took.
-    `timeout`: how long the kernel may cache names and attributes, in seconds. `is_kept`: the daemon has a keeper.
-    `is_live`: others may change a lower. `device`: the session's, once it waits for requests.
+    `timeout`: how long the kernel may cache names and attributes, in seconds; `live_timeout`: those of lowers that
+    others may change. `is_kept`: the daemon has a keeper. `is_live`: others may change a lower. `device`: the
+    session's, once it waits for requests.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Plane:
         count: Callable[[str, int], None],
         *,
         timeout: float,
+        live_timeout: float,
         acl: bool,
         is_kept: bool,
         is_live: bool,
@@ -95,10 +98,8 @@ class Plane:
         # What comes to a lower later is found, at once or when the timeout is over: no names are kept then.
         self._resolves = self._shows_owners and options.timeout is None and not is_live
         users, groups = ids
-        seconds, rest = divmod(timeout, 1)
         _native.plane_start(
-            int(seconds),
-            int(rest * _NANOSECONDS),
+            *_parts(timeout),
             (_id(users.unmapped), _id(groups.unmapped)),
             (_id(users.unmapped_in_upper), _id(groups.unmapped_in_upper)),
             options.static_nlink,
@@ -109,6 +110,7 @@ class Plane:
             filesystem.shares.plane,
             filesystem.files.no_open,
             self._resolves,
+            *_parts(live_timeout),
         )
         self._claim_traps()
         filesystem.nodes.plane = self
@@ -347,6 +349,8 @@ class Plane:
             return not directory.lowers and self.offer_changes(directory)
         if len(directory.lowers) != 1:
             return False
+        if directory.is_live and self._filesystem.lookup.leads_to_pinned(directory):
+            return False
         (lower,) = directory.lowers
         layer = lower.layer
         if not self._shows_owners or layer.idmapped or layer.override is not None:
@@ -362,6 +366,7 @@ class Plane:
                     base,
                     lists,
                     lists and layer.mounted_in == frozenset(),
+                    _liveness(directory),
                 )
         except OSError:  # a request says what fails
             pass
@@ -384,7 +389,9 @@ class Plane:
             if device != self._upper_device or base < 0:
                 return False
             lowers = [lower.fd() for lower in directory.lowers]
-            return _native.plane_grant_changes(directory.nodeid, upper.fd(), base, lowers)
+            return _native.plane_grant_changes(
+                directory.nodeid, upper.fd(), base, lowers, _liveness(directory)
+            )
         except OSError:  # a request says what fails
             return False
 
@@ -415,6 +422,7 @@ class Plane:
             nodes.by_nodeid.get(node.nodeid) is not node
             or not directory.nlookup
             or not node.nlookup
+            or node.inode_number != node.nodeid
             or (opened is not None and (not opened.count or not opened.writable))
             or (opened is not None and (opened.users or opened.failure))
         ):
@@ -708,6 +716,8 @@ class Plane:
         if is_left and inode >= 0 and not isinstance(node, Directory) and node.links:
             _native.plane_keep(nodeid, -1)
         node.count_lookup(lookups)
+        if isinstance(node, File) and node.told is not None and not node.has_upper:
+            self._mark_told(node, node.told, is_left=is_left)
         if changed:
             filesystem.nodes.change_times.record(nodeid, changed)
         for handle, is_writing in handles:
@@ -719,10 +729,22 @@ class Plane:
                 else:
                     # A file of a lower is copied up by the first write.
                     writes = is_writing and not (is_left and file.needs_copy())
-                    opened = filesystem.files.open(file, os.O_RDWR if writes else os.O_RDONLY)
+                    opened = filesystem.files.open(
+                        file, os.O_RDWR if writes else os.O_RDONLY, lazily=is_writing and not writes
+                    )
                 filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node
+
+    def _mark_told(self, node: File, told: Version, *, is_left: bool) -> None:
+        """Note what the kernel knows of a file of a live lower; nothing for sure, if an earlier daemon has left it."""
+        known = _native.plane_told(node.nodeid)
+        if known is not None:
+            size, modified, changed, fresh = known
+            told = told._replace(size=size, modified_ns=modified, changed_ns=changed)
+            node.mark_told(told, fresh, node.shown)
+        elif is_left:
+            node.mark_told(told._replace(size=-1), 0, node.shown)
 
 
 def _is_empty(layer_dir: LayerDir) -> bool:
@@ -731,6 +753,20 @@ def _is_empty(layer_dir: LayerDir) -> bool:
         return not attributes.entries(fd, _ENTRY_BYTES)
     finally:
         os.close(fd)
+
+
+def _parts(seconds: float) -> tuple[int, int]:
+    """A time as seconds and nanoseconds."""
+    whole, rest = divmod(seconds, 1)
+    return int(whole), int(rest * _NANOSECONDS)
+
+
+def _liveness(directory: Directory) -> int:
+    """What others may change of a directory's lowers, as `_native.plane_grant` takes it."""
+    if not directory.is_live:
+        return _native.UNCHANGING
+    in_memory = any(not one.layer.has_flusher(one.stat().st_dev, one) for one in directory.lowers)
+    return _native.LIVE_IN_MEMORY if in_memory else _native.LIVE
 
 
 def _is_power_of_4(number: int) -> bool:

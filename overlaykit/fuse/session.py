@@ -94,6 +94,7 @@ def run(
         poller = Poller(rest)
         # The start waits for the kernel once or twice: polling would only delay it.
         poller.polls = False
+        filesystem.lookup.pin(spec.pinned)
         operations = Operations(filesystem, options, poller)
         connection = Connection(operations, poller)
         detached = _mount(spec, connection)
@@ -126,8 +127,7 @@ def run(
                 kept = _Kept(os.getpid(), takes_over=keeper.keep(begin, rest))
                 begin = functools.partial(keeper.begin, kept.keeper)
                 parent.has_begun = True
-            is_live = any(layer.recursive for layer in spec.layers)
-            operations.begin_plane(is_kept=kept is not None, is_live=is_live)
+            operations.begin_plane(is_kept=kept is not None)
             if kept is not None and kept.takes_over:
                 operations.take_over(connection.device)
             if passes:

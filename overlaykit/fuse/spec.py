@@ -19,6 +19,7 @@ class LayerSpec(Record, kw_only=True):
 
     `recursive`: includes the mounts below it. `masks`: absolute paths below it that are shown as empty directories.
     `frozen`: it was an upper. `index`: then its index, handed over, or None.
+    `live`: others may change it while it is mounted.
     """
 
     path: str
@@ -26,6 +27,7 @@ class LayerSpec(Record, kw_only=True):
     masks: tuple[str, ...] = ()
     frozen: bool = False
     index: str | None = None
+    live: bool = False
 
 
 class IdRange(Record, kw_only=True):
@@ -118,6 +120,7 @@ class MountSpec(Record, kw_only=True):
     namespace of its own, whose root becomes what it mounts on `stage`, a directory there, and replies with the detached
     mount.
     `restart`: another daemon takes over the mount when this one is killed.
+    `pinned`: absolute paths in the mount on which something is mounted: they keep their nodes (`Lookup.pin`).
     """
 
     source: str
@@ -130,6 +133,7 @@ class MountSpec(Record, kw_only=True):
     target: str | None = None
     stage: str | None = None
     restart: bool = False
+    pinned: tuple[str, ...] = ()
     cleanup: Cleanup = Cleanup()
     log_path: str = ""
 

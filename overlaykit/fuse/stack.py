@@ -36,6 +36,8 @@ _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
 _NO_CLONE: Final = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
 _OF_WORK: Final = {"work", "index", "originals"}
+_NEVER_CHANGING: Final = frozenset((0x73717368, 0xE0F5E1E2, 0x9660, 0x28CD3D45))
+"""squashfs, EROFS, ISO 9660 and cramfs (include/uapi/linux/magic.h)."""
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
 
 
@@ -215,8 +217,12 @@ def _open_lower(
                 raise LowerInsideUpper(layer.path, other.path)
         if layer.recursive:
             return OpenedLayer(
-                _open_tree(tree, layer, given), layer.path, mounted_in=mounts.below(given)
+                _open_tree(tree, layer, given),
+                layer.path,
+                mounted_in=mounts.below(given),
+                live=layer.live,
             )
+        live = layer.live and attributes.file_system_of(given) not in _NEVER_CHANGING
         maps_owners = spec.options.users.mapping or spec.options.groups.mapping
         idmapped = bool(maps_owners) and _is_idmapped(given)
         clone = _clone(given)
@@ -226,11 +232,16 @@ def _open_lower(
                 layer.path,
                 mounted_in=frozenset(),
                 idmapped=idmapped,
+                live=live,
             )
         if target >= 0 and mounts.contains(given, target):
             raise TargetInsideLower(spec.target, layer.path)
         return OpenedLayer(
-            os.dup(given), layer.path, mounted_in=mounts.below(given), idmapped=idmapped
+            os.dup(given),
+            layer.path,
+            mounted_in=mounts.below(given),
+            idmapped=idmapped,
+            live=live,
         )
     except OSError as error:
         raise _layer_refused(layer.path, error) from error

@@ -18,6 +18,7 @@ class Attributes(NamedTuple):
     """
 
     nodeid: int
+    inode_number: int
     generation: int
     stat: os.stat_result
     mode: int

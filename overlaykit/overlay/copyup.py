@@ -32,6 +32,7 @@ from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.inodecopy import InodeCopier
 from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.links import LinkCounts
+from overlaykit.overlay.liveness import Version
 from overlaykit.overlay.location import Location
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX
 from overlaykit.overlay.markers import NO_DIGEST, Origin, find_origin
@@ -352,6 +353,8 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
     """A descriptor of the lower's file, and its attributes. Learns whether it is a metacopy.
 
     Of an open file it is the inode that was opened: a lower may change, and pages of two files must not be mixed.
+    Raises OSError: ESTALE for a file that has changed since the kernel was told of it: then the kernel looks it up
+    again.
     """
     lower = node.lower_dir
     assert lower is not None
@@ -369,6 +372,8 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
             lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
         )
         try:
+            if node.told is not None and Version.of(st) != node.told:
+                fail(errno.ESTALE, node.lower_name)
             if node.data is None and st.st_size and node.kind == stat.S_IFREG:
                 copyup.metacopies.learn(node, fd)
         except BaseException:
@@ -403,8 +408,9 @@ class FileCopy:
 
     def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool, metacopy: bool) -> None:
         lower = node.lower_dir
-        assert lower is not None
         assert not node.has_upper
+        if lower is None:
+            fail(errno.ESTALE)
         self._copyup = copyup
         self._node = node
         self._source = -1
@@ -421,6 +427,7 @@ class FileCopy:
             # An empty file with a name is whole.
             self._metacopy = metacopy and regular and bool(self._stat.st_size or not node.links)
             self.size = self._stat.st_size if keep_data else 0
+            self._known_size = node.told.size if keep_data and node.told is not None else -1
             self._keeps_original = (
                 copyup.originals >= 0
                 and copyup.quota is None  # which does not count them
@@ -477,6 +484,11 @@ class FileCopy:
             inodes.copy(self._data, self._target, metadata=False)
             os.ftruncate(self._target, self._stat.st_size)
         copyup.inodes.copy(self._source, self._target, self._stat, layer, data=in_source)
+        if self._known_size >= 0 and os.fstat(self._target).st_size != self._known_size:
+            # A live lower's file has grown or shrunk since a program opened it: the kernel goes on with its own size.
+            os.ftruncate(self._target, self._known_size)
+            times = self._stat.st_atime_ns, self._stat.st_mtime_ns
+            attributes.set_times(self._target, b"", *times, _native.AT_EMPTY_PATH)
         if self._keeps_original and self._origin is not None:
             content = self._target if self.size else self._source
             lower = self._node.lower_dir

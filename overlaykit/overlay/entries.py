@@ -51,7 +51,9 @@ class Entries:
         if node is None and plane is not None:
             node = plane.fetch(directory, name)
         if node is not None:
-            return Result(node, None)
+            if self._lookup.is_current(directory, name, node):
+                return Result(node, None)
+            return self._lookup.find(directory, name)
         if directory.orphaned:  # its lowers are out of reach
             return None
         listing = directory.listing
@@ -81,7 +83,7 @@ class Entries:
                     nodeid = base | inode
                     node = by_key.get(nodeid)
             if node is not None:
-                yield node.nodeid if node.kind == kind else 0
+                yield node.inode_number if node.kind == kind else 0
             else:
                 yield 0 if nodeid in by_nodeid else nodeid
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from overlaykit import _native, attributes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import FUSE
+from overlaykit.overlay.liveness import is_same_inode
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.openfile import OpenFile
 from overlaykit.overlay.operation import operation
@@ -113,6 +114,7 @@ class Files:
         elif writing and not opened.writable:
             opened.swap(_open_quietly(self._tree.writable_location(node), os.O_RDWR))
         opened.direct = opened.direct or bool(flags & os.O_DIRECT)
+        opened.lazily = opened.lazily or lazily
         if flags & os.O_TRUNC:
             opened.modified = None
             self._resize(opened.fd, 0, opened)
@@ -368,6 +370,8 @@ class Files:
             return fd, writable
         try:
             if node.data is None:
+                if node.told is not None and not is_same_inode(node.told, os.fstat(fd)):
+                    fail(errno.ESTALE)  # a live lower's name leads elsewhere now
                 self._tree.metacopies.learn(node, fd)
                 if node.metacopy:
                     metadata, fd = fd, -1

@@ -54,6 +54,7 @@ _LISTING_INODES: Final = frozenset(
 """File systems (include/uapi/linux/magic.h) whose d_ino is the st_ino of stat(2). Others may make up either number."""
 
 FUSE: Final = 0x65735546  # include/uapi/linux/magic.h
+_TMPFS: Final = 0x01021994
 
 
 class Reader(Protocol):
@@ -73,6 +74,7 @@ class Layer:
     `frozen`: it is a lower that was an upper. `frozen_index`: then its index (see `work`), or None.
     `mounted_in`: its directories that contain a mountpoint, as paths from its root; None: any may.
     `idmapped`: its mount is idmapped, as `owners` would map (podman 4 does so).
+    `live`: others may change it while it is merged.
     `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
     `names_disk`: whether origins name its file system by the uuid.
     `reader`: reads files whose modes deny it to the daemon; None: none.
@@ -88,6 +90,7 @@ class Layer:
         "frozen_index",
         "idmapped",
         "index",
+        "live",
         "modes",
         "mounted_in",
         "names_disk",
@@ -112,6 +115,7 @@ class Layer:
         frozen: bool = False,
         index_fd: int = -1,
         lock: int = -1,
+        live: bool = False,
     ) -> None:
         self.index = self.number = index
         self._lock = lock
@@ -121,6 +125,7 @@ class Layer:
         self.descriptors = descriptors
         self.mounted_in = mounted_in
         self.idmapped = idmapped
+        self.live = live
         self.root = LayerDir(self, None, b"", fd)
         self.frozen_index = None if index_fd < 0 else LayerDir(self, None, b"", index_fd)
         self.override: bytes | None = None
@@ -149,6 +154,10 @@ class Layer:
     def lasting_handles(self, device: int, layer_dir: LayerDir) -> bool:
         """Whether a file handle names one inode for good there. One of FUSE holds a nodeid, which may be reused."""
         return self._file_system(device, layer_dir) != FUSE
+
+    def has_flusher(self, device: int, layer_dir: LayerDir) -> bool:
+        """Whether the kernel writes changes of mapped files to a disk there, after which others have a new time."""
+        return self._file_system(device, layer_dir) != _TMPFS
 
     def _file_system(self, device: int, layer_dir: LayerDir) -> int:
         found = self._file_systems.get(device)

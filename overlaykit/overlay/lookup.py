@@ -13,20 +13,22 @@ import fcntl
 import os
 import stat
 import struct
+import time
 
 from overlaykit import attributes
 from overlaykit.lean import NamedTuple
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import UNKNOWN_UUID, LayerDir
+from overlaykit.overlay.liveness import Version, is_directory, is_same_inode
 from overlaykit.overlay.markers import NO_FILE_MARKERS, UNMARKED
-from overlaykit.overlay.merge import Found
+from overlaykit.overlay.merge import Found, stat_in
 from overlaykit.overlay.nodes import IN_INDEX, Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.operation import operation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Final, Literal, TypeAlias, TypeVar
 
     from overlaykit.overlay.links import Links
@@ -45,6 +47,8 @@ _FS_IOC_MEASURE_VERITY: Final = 0xC0046686
 _DIGEST: Final = struct.Struct("=HH")
 """struct fsverity_digest: algorithm and size, then the digest."""
 _MOST_DIGEST: Final = 64
+_CHANGING_NS: Final = 50 * 10**6
+"""A file that has changed again so soon after an open was refused for that is opened as it is."""
 
 
 class Result(NamedTuple):
@@ -63,6 +67,9 @@ class Lookup:
         self._tree = tree
         self._links = links
         self._devices: dict[bytes, int] = {}
+        self._stale = 0, b""
+        self._stale_ns = 0
+        self._pinned: dict[bytes, set[tuple[bytes, ...]]] = {}
         self.learn_devices()
 
     def learn_devices(self) -> None:
@@ -78,15 +85,82 @@ class Lookup:
     def find(self, directory: Directory, name: bytes) -> Result | None:
         """What `name` means in `directory`; None if there is nothing."""
         node = directory.children.get(name)
-        if node is not None:
-            return Result(node, None)
         plane = self._tree.table.plane
-        if plane is not None and (node := plane.fetch(directory, name)) is not None:
+        if node is None and plane is not None:
+            node = plane.fetch(directory, name)
+        if node is not None and self.is_current(directory, name, node):
             return Result(node, None)
         if directory.orphaned:
             return None
         found = self._tree.merge.find(directory, name)
+        if node is not None:
+            if found is not None and isinstance(node, Directory) and _is_same(node, found):
+                return Result(node, None)
+            self._tree.table.retire(node, directory, name)
         return None if found is None else self.get_or_create(directory, name, found)
+
+    def is_current(self, directory: Directory, name: bytes, node: Node) -> bool:
+        """Whether a node is what the lowers that others may change have under its name.
+
+        It is, too, if nothing there matters: it has an upper, or it is being changed, or something is mounted on it.
+        """
+        if not directory.is_live or directory.orphaned or self._is_pinned(directory, name):
+            return True
+        if isinstance(node, Directory):
+            return node.upper is not None or _has_same_lowers(directory, name, node)
+        if node.lower_dir is None or not node.may_be_outdated:
+            return True
+        index = node.lower_dir.layer.index
+        for lower in directory.lowers:
+            if lower.layer.index > index:
+                break
+            if lower.layer.live:
+                st = stat_in(lower, name)
+                if st is not None or lower.layer.index == index:
+                    return st is not None and Version.of(st) == node.told
+            elif lower.layer.index == index:
+                return True
+        return False
+
+    def confirm(self, node: File) -> bool:
+        """Check a file that a program opens: whether the kernel may keep its pages.
+
+        Raises: OSError: ESTALE if it has changed: the kernel then looks its name up again.
+        """
+        told = node.told
+        if told is None or node.has_upper or node.lower_dir is None or not node.may_be_outdated:
+            return True
+        directory, name = node.links[0] if node.links else (None, b"")
+        now = time.time_ns()
+        if directory is not None and not self.is_current(directory, name, node):
+            st = stat_in(node.lower_dir, node.lower_name)
+            changes_on = self._stale == (node.inode_number, name) and now < self._stale_ns
+            self._stale, self._stale_ns = (node.inode_number, name), now + _CHANGING_NS
+            if st is None or not changes_on or not is_same_inode(told, st):
+                fail(errno.ESTALE, name)
+        elif told.is_settled(node.fresh_ns) and _has_flusher(node.lower_dir, told):
+            return True
+        node.mark_fresh(now)
+        return False
+
+    def pin(self, paths: Sequence[str]) -> None:
+        """Names that keep their nodes whatever the lowers have: on them something will be mounted.
+
+        The kernel unmounts what lies on a name that has another node. `paths`: absolute, in the merged tree.
+        """
+        for path in paths:
+            *above, name = os.fsencode(path).strip(b"/").split(b"/")
+            self._pinned.setdefault(name, set()).add(tuple(above))
+
+    def leads_to_pinned(self, directory: Directory) -> bool:
+        """Whether a pinned name is in a directory or below it."""
+        if not self._pinned:
+            return False
+        path = directory.names()
+        return any(one[: len(path)] == path for ones in self._pinned.values() for one in ones)
+
+    def _is_pinned(self, directory: Directory, name: bytes) -> bool:
+        return name in self._pinned and directory.names() in self._pinned[name]
 
     def require(self, directory: Directory, name: bytes) -> Node:
         """The node that `name` means. Raises OSError (ENOENT) if there is none."""
@@ -126,7 +200,9 @@ class Lookup:
             table.plane.fetch_node(key)  # it has another name: a mount of it in the same layer
         existing = table.by_key.get(key)
         if existing is not None and existing.kind == kind:
-            return existing, found
+            if not existing.may_be_outdated or existing.told == Version.of(found.stat):
+                return existing, found
+            table.unhash(existing)  # its other names are found to be outdated in turn
         if found.layer_dir.layer.writable:
             node, preferred = self._upper_file(kind, key, directory, found)
             if table.plane is not None and preferred != key:
@@ -139,6 +215,8 @@ class Lookup:
         if existing is not None and existing.kind == kind:  # another name of an indexed file
             existing.learn_link_count(node.link_count)
             return existing, found
+        if not node.has_upper and directory.is_live:
+            node.mark_told(Version.of(found.stat), time.time_ns(), preferred)
         table.add(node, preferred)
         table.register(node)
         return node, found
@@ -454,6 +532,41 @@ def _numbered(found: Found) -> os.stat_result:
         return found.stat
     first = next((one for one in lowers if not one.layer.frozen), lowers[-1])
     return first.stat()
+
+
+def _has_flusher(layer_dir: LayerDir, told: Version) -> bool:
+    return layer_dir.layer.has_flusher(told.device, layer_dir)
+
+
+def _has_same_lowers(directory: Directory, name: bytes, node: Directory) -> bool:
+    """Whether the live lowers above have the same directories under a name as before, by what each alone has."""
+    shown = {one.layer.index: one for one in node.lowers}
+    for lower in directory.lowers:
+        if lower.layer.live:
+            st, one = stat_in(lower, name), shown.get(lower.layer.index)
+            if st is None if one is None else is_directory(st) and _is_still(one, lower, st):
+                continue
+            return False
+    return True
+
+
+def _is_still(one: LayerDir, above: LayerDir, st: os.stat_result | None) -> bool:
+    if one.parent is not above:  # a redirect leads there
+        return True
+    return st is not None and os.path.samestat(one.stat(), st)
+
+
+def _is_same(node: Directory, found: Found) -> bool:
+    """Whether the merge has found a directory's own lowers, and no upper."""
+    return (
+        found.is_directory
+        and found.upper is None
+        and len(found.lowers) == len(node.lowers)
+        and all(
+            one.layer is other.layer and os.path.samestat(one.stat(), other.stat())
+            for one, other in zip(found.lowers, node.lowers, strict=True)
+        )
+    )
 
 
 def _is_named(directory: Directory, name: bytes, inode: int) -> bool:

@@ -87,7 +87,7 @@ class Merge:
         upper = directory.upper
         if upper is None:
             return self._find_below((), directory.lowers, name)
-        st = _stat(upper, name)
+        st = stat_in(upper, name)
         if st is None:
             return self._find_below((upper,), directory.lowers, name)
         if not st.st_size and self.is_whiteout(upper, name, st):
@@ -150,7 +150,7 @@ class Merge:
         """
         # The fast form of `_Search`, which is for directories: only they have redirects.
         for index, layer_dir in enumerate(lowers):
-            st = _stat(layer_dir, name)
+            st = stat_in(layer_dir, name)
             if st is None:
                 continue
             # Checked only now: most names that one layer lacks are in no layer.
@@ -192,7 +192,7 @@ class Merge:
         """Whether an AUFS whiteout hides a name of the layers below; it does not hide one of its own layer."""
         # A name too long for the prefix cannot have one.
         return len(name) + len(AUFS_WHITEOUT) <= _NAME_MAX and (
-            _stat(layer_dir, AUFS_WHITEOUT + name) is not None
+            stat_in(layer_dir, AUFS_WHITEOUT + name) is not None
         )
 
     def down_to_opaque(self, roots: Sequence[LayerDir]) -> tuple[LayerDir, ...]:
@@ -253,7 +253,7 @@ class Merge:
         name, kind, layer_dir, _ = entry
         if kind == stat.S_IFDIR or (written_to and layer_dir is not directory.upper):
             return self.find(directory, name)
-        st = _stat(layer_dir, name)
+        st = stat_in(layer_dir, name)
         if st is None or self.is_whiteout(layer_dir, name, st):
             return None
         if stat.S_ISDIR(st.st_mode):  # replaced since the listing
@@ -299,7 +299,7 @@ class Merge:
         return [
             name
             for name in self._scan(layer_dir, lower=False)[1]
-            if (st := _stat(layer_dir, name)) is not None and stat.S_ISREG(st.st_mode)
+            if (st := stat_in(layer_dir, name)) is not None and stat.S_ISREG(st.st_mode)
         ]
 
     def _scan(
@@ -340,7 +340,7 @@ class Merge:
                     hidden.append(name[len(aufs) :])
                 continue
             if kind in NEEDS_STAT:
-                st = _stat(layer_dir, name)
+                st = stat_in(layer_dir, name)
                 if st is None:
                     continue
                 if is_whiteout_device(st):
@@ -409,7 +409,7 @@ class _Search:
         path = self._path
         for position, name in enumerate(path, 1):
             final = position == len(path)
-            st = _stat(layer_dir, name)
+            st = stat_in(layer_dir, name)
             if st is None or self._merge.is_whiteout(layer_dir, name, st):
                 self._stop = st is not None or self._merge.has_aufs_whiteout(layer_dir, name)
                 following += path[position - 1 :]
@@ -473,10 +473,11 @@ def _have_aufs_names(names: Sequence[bytes]) -> bool:
 
 
 def _is_opaque_by_name(layer_dir: LayerDir) -> bool:
-    return _stat(layer_dir, AUFS_OPAQUE) is not None
+    return stat_in(layer_dir, AUFS_OPAQUE) is not None
 
 
-def _stat(layer_dir: LayerDir, name: bytes) -> os.stat_result | None:
+def stat_in(layer_dir: LayerDir, name: bytes) -> os.stat_result | None:
+    """The attributes of a name in a layer's directory; None if it has none."""
     fd = layer_dir.fd()
     try:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)

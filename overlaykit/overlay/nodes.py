@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
+    from overlaykit.overlay.liveness import Version
     from overlaykit.overlay.markers import Metacopy
     from overlaykit.overlay.openfile import OpenFile
 
@@ -49,15 +50,22 @@ class _Counted:
     `generation`: no other node that has had its nodeid has had it too.
     `nlookup`: how many answered lookups the kernel has not forgotten.
     `last_seen`: its attributes before its last known name went, or None: some file systems do not have them later.
+    `shown`: its st_ino, if that may be another number than the nodeid; 0: it is the same.
     """
 
-    __slots__ = ("generation", "last_seen", "nlookup", "nodeid")
+    __slots__ = ("generation", "last_seen", "nlookup", "nodeid", "shown")
 
     def __init__(self) -> None:
         self.nodeid = 0
         self.generation = 0
         self.nlookup = 0
+        self.shown = 0
         self.last_seen: os.stat_result | None = None
+
+    @property
+    def inode_number(self) -> int:
+        """Its st_ino."""
+        return self.shown or self.nodeid
 
     def count_lookup(self, times: int = 1) -> None:
         """Count a lookup, or some, that the kernel has been answered."""
@@ -93,12 +101,16 @@ class File(_Counted):
     `has_origin`: it came from a lower, even if that is not found any more.
     `link_count`: the merged count of an indexed hard link; None if it is the real inode's own.
     `opened`: the open file that its handles share, while it is open.
+    `told`: of a file of a live lower, the version that the kernel has; None: of a lower that does not change.
+    `fresh_ns`: when the kernel last had none of its pages. `held`: how many requests change it now.
     """
 
     __slots__ = (
         "data",
+        "fresh_ns",
         "has_origin",
         "has_upper",
+        "held",
         "index_name",
         "key",
         "kind",
@@ -110,6 +122,7 @@ class File(_Counted):
         "opened",
         "orphan",
         "redirect",
+        "told",
     )
 
     def __init__(
@@ -142,10 +155,44 @@ class File(_Counted):
         self.orphan = -1
         self.data = data
         self.redirect = redirect
+        self.told: Version | None = None
+        self.fresh_ns = 0
+        self.held = 0
 
     @property
     def in_use(self) -> bool:
         return self.nlookup > 0 or (self.opened is not None and self.opened.count > 0)
+
+    @property
+    def may_be_outdated(self) -> bool:
+        """Whether its lower is to be compared with what the kernel was told. Not while a program writes to it."""
+        return (
+            self.told is not None
+            and not self.has_upper
+            and not self.held
+            and (self.opened is None or not self.opened.lazily)
+        )
+
+    def mark_told(self, told: Version, now_ns: int, shown: int) -> None:
+        """Note what the kernel is told of it with the first reply that names it, and its st_ino."""
+        self.told = told
+        self.shown = shown
+        self.fresh_ns = now_ns
+
+    def mark_fresh(self, now_ns: int) -> None:
+        """Note that the kernel drops its pages."""
+        self.fresh_ns = now_ns
+
+    def hold(self) -> None:
+        """Note that a request changes it, until `release`."""
+        self.held += 1
+
+    def release(self) -> None:
+        self.held -= 1
+
+    def lose_lower(self) -> None:
+        """Note that its lower has something else in its place: only open files reach it."""
+        self.lower_dir = None
 
     @property
     def metacopy(self) -> bool:
@@ -184,6 +231,7 @@ class File(_Counted):
         """
         self.has_upper = self.has_origin = True
         self.data = data
+        self.told = None
 
     def mark_indexed(self, index_name: bytes, link_count: int) -> None:
         """Note that its copy lies in the index. `link_count`: the lower's."""
@@ -278,10 +326,13 @@ class Directory(_Counted):
 
     `children`: its names that have a node. `redirect`: the upper's marker, if any.
     `orphaned`: it was removed while in use. `listing`: of its names, while a reader may continue it.
+    `is_live`: others may change a lower that shows in it. `listed`: the versions of those at the last listing.
     """
 
     __slots__ = (
         "children",
+        "is_live",
+        "listed",
         "listing",
         "lowers",
         "name",
@@ -307,6 +358,8 @@ class Directory(_Counted):
         self.upper = upper
         self.lowers = lowers
         self.redirect = redirect
+        self.is_live = any(one.layer.live for one in lowers)
+        self.listed: tuple[Version, ...] = ()
         self.children: dict[bytes, Node] = {}
         self.listing: Listing | None = None
         self.orphaned = False
@@ -345,10 +398,20 @@ class Directory(_Counted):
     def mark_merged(self, lowers: tuple[LayerDir, ...]) -> None:
         """Note that other lowers show in it from now on."""
         self.lowers = lowers
+        self.is_live = any(one.layer.live for one in lowers)
 
     def mark_redirected(self, redirect: bytes) -> None:
         """Note that its upper has this redirect."""
         self.redirect = redirect
+
+    def names(self) -> tuple[bytes, ...]:
+        """The names on the path from the root to it."""
+        names = []
+        current = self
+        while current.parent is not None:
+            names.append(current.name)
+            current = current.parent
+        return tuple(reversed(names))
 
     def path_in_lowers(self, name: bytes | None = None) -> bytes:
         """The path, from their roots, under which the lowers hold its contents, or a file `name` in it."""
@@ -365,6 +428,10 @@ class Directory(_Counted):
                 names.append(redirect)
             current = current.parent
         return b"/" + b"/".join(reversed(names))
+
+    def mark_listed(self, versions: tuple[Version, ...]) -> None:
+        """Note the versions of its live lowers before they are listed; none: the kernel has no listing."""
+        self.listed = versions
 
     def begin_listing(self, listing: Listing) -> None:
         self.listing = listing
@@ -584,6 +651,18 @@ class Table:
             node.drop_link(directory, name)
             if is_noted:
                 self._note(node)
+
+    def retire(self, node: Node, directory: Directory, name: bytes) -> None:
+        """Take a name from a node: a lower has something else there now. Programs that have it open keep it."""
+        if isinstance(node, Directory):
+            node.detach()
+            return
+        if len(node.links) <= 1:
+            if node.inode >= 0:
+                node.remember(os.fstat(node.inode))
+            node.lose_lower()
+        self.unhash(node)
+        self.unlink(node, directory, name)
 
     def _vacate(self, directory: Directory, name: bytes) -> None:
         """Take a name from the node that has it: a layer, or a request, has put another file there."""

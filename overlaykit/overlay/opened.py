@@ -18,8 +18,8 @@ class OpenedLayer(NamedTuple):
     `mounted_in`: its directories that contain a mountpoint visible through `fd`, as paths from its root; None: not
     known. A mount made later is a change of the layer like any other.
     `lock`: a descriptor that locks the directory against other writers, closed last (-1: none).
-    `idmapped`: its mount is idmapped.
     `frozen`: it was an upper. `index_fd`: then a descriptor of its index (O_PATH), which the stack owns; -1: none.
+    `idmapped`: its mount is idmapped. `live`: others may change it.
     """
 
     fd: int
@@ -29,6 +29,7 @@ class OpenedLayer(NamedTuple):
     idmapped: bool = False
     frozen: bool = False
     index_fd: int = -1
+    live: bool = False
 
 
 def as_layers(
@@ -46,6 +47,7 @@ def as_layers(
             idmapped=one.idmapped,
             frozen=one.frozen,
             index_fd=one.index_fd,
+            live=one.live,
         )
         for index, one in enumerate(opened)
     ]

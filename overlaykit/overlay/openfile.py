@@ -40,8 +40,8 @@ class OpenFile:
     to put back after writes (see `files`), or None. `asked_ns`: when the last change of that time was requested.
     `count`: how many handles it has; 0 if programs open it without a request (`files.Files.no_open`).
     `opener`: the name of the program whose writes copy the file up, or empty.
-    `users`: how many threads use `fd` now. `unsynced`: bytes were written since the last sync. `failure`: the errno
-    that the next sync reports, or 0.
+    `lazily`: a program may write to it, and the first write copies it up. `users`: how many threads use `fd` now.
+    `unsynced`: bytes were written since the last sync. `failure`: the errno that the next sync reports, or 0.
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class OpenFile:
         "failure",
         "handle",
         "identity",
+        "lazily",
         "modified",
         "node",
         "opened_ns",
@@ -76,6 +77,7 @@ class OpenFile:
         self.opened_ns = time.time_ns()
         self.opener = b""
         self.recent = True
+        self.lazily = False
         self.users = 0
         self.unsynced = False
         self.failure = 0

@@ -20,6 +20,7 @@ from overlaykit.inodes import FICLONE
 from overlaykit.overlay import originals
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.liveness import Version
 
 if TYPE_CHECKING:
     from overlaykit.overlay.copyup import CopyUp
@@ -101,7 +102,7 @@ class SmallCopies:
             return None
         try:
             st = os.fstat(source)
-            if not _is_plain(st, most) or os.listxattr(source):
+            if not _is_plain(st, most) or os.listxattr(source) or _has_changed(node, st):
                 return None
             if directory.upper is None:
                 self._copyup.directory(directory)
@@ -261,6 +262,11 @@ class SmallCopy:
 def _is_plain_node(node: File) -> bool:
     """Whether it is a file of a lower with one name, not open, and no metacopy."""
     return not node.has_upper and len(node.links) == 1 and node.opened is None and node.data is None
+
+
+def _has_changed(node: File | None, st: os.stat_result) -> bool:
+    """Whether a live lower has another file than the one that the kernel knows."""
+    return node is not None and node.told is not None and Version.of(st) != node.told
 
 
 def _is_plain(st: os.stat_result, most: int) -> bool:

@@ -153,6 +153,7 @@ class Tree:
         uid, gid = self.owners.shown(uid, gid, in_upper=layer.writable, idmapped=layer.idmapped)
         return Attributes(
             node.nodeid,
+            node.inode_number,
             node.generation,
             st,
             mode,

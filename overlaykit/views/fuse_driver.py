@@ -111,11 +111,12 @@ class FuseRoot:
         limit: Limit | None = None,
         data_plane: bool = True,
         no_open: NoOpen = "auto",
+        pinned: tuple[str, ...] = (),
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
         `kept`: the upper outlives the view. `limit`: of the upper. `data_plane`, `no_open`: as in
-        `ViewSpec`.
+        `ViewSpec`. `pinned`: as in `fuse.spec.MountSpec`.
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
@@ -134,6 +135,7 @@ class FuseRoot:
                     masks=layer.masks,
                     frozen=layer.frozen,
                     index=None if layer.index is None else self._hand_over(layer.index),
+                    live=layer.recursive or not (layer.is_stored or no_open == "on"),
                 )
                 for path, layer in zip(lowers, layers, strict=True)
             ),
@@ -153,6 +155,7 @@ class FuseRoot:
             squash_unmapped=not namespace.is_privileged(),
             cleanup=entry.cleanup,
             log_path=places.log(),
+            pinned=pinned,
         )
         try:
             serve(self.daemon, mount, entry, keep=[hold.fileno() for hold in holds])

@@ -84,7 +84,7 @@ def _mount(
             on_error.pop_all()
         spec = MountSpec(
             source=options.source,
-            layers=tuple(LayerSpec(path=lower.path) for lower in lowers),
+            layers=tuple(LayerSpec(path=lower.path, live=options.live) for lower in lowers),
             upper=None if upper is None else upper.path,
             work=None if work is None else work.path,
             options=options.options,

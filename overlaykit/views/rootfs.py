@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from typing import Final
 
     from overlaykit.layers import Hold, Store
     from overlaykit.views.fuse_driver import FuseRoot
@@ -151,6 +152,7 @@ class RootFs:
             limit=limit,
             data_plane=spec.data_plane,
             no_open=spec.no_open,
+            pinned=_mounted_on(spec),
         )
 
     def _mountpoints(self, spec: ViewSpec, layers: Sequence[Layer]) -> list[Layer]:
@@ -199,6 +201,20 @@ class RootFs:
         if spec.originals:
             upper.keep_originals(kept)
         return kept
+
+
+_OWN_FILES: Final = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+"""What `namespace` covers in any view."""
+
+_FILES_OF_LIES: Final = ("/etc/machine-id", "/etc/os-release", "/usr/lib/os-release")
+
+
+def _mounted_on(spec: ViewSpec) -> tuple[str, ...]:
+    """The paths of the root on which the view may mount something: its own files, and what is shared or hidden."""
+    shared = [one.target for one in spec.binds]
+    shared += [one.target for one in spec.tmpfs]
+    lies = () if spec.lies is None else _FILES_OF_LIES
+    return tuple(dict.fromkeys((*_OWN_FILES, *lies, *spec.hidden, *spec.writable, *shared)))
 
 
 def _lacks_originals(spec: ViewSpec, driver: str, limit: Limit | None) -> str:

@@ -41,7 +41,7 @@ def main(device: int, upper: str, work: str, *lowers: str) -> None:
     connection = Connection(operations, poller)
     connection.open(device)
     connection.negotiate(wants_passthrough=False)
-    operations.begin_plane(is_kept=False, is_live=False)
+    operations.begin_plane(is_kept=False)
     trio.run(connection.serve)
 
 

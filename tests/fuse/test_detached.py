@@ -94,7 +94,7 @@ def test_a_wide_listing_has_the_inode_numbers_of_mounts_below_a_layer(stack: Sta
     for covered, cover in covers:
         source, target = (os.fsencode(os.path.join(lower, one)) for one in (cover, covered))
         syscalls.mount(source, target, None, syscalls.MS_BIND)
-    layer = LayerSpec(path=lower, recursive=True)
+    layer = LayerSpec(path=lower, recursive=True, live=True)
     with handed_over(_spec(stack, layers=(layer,))) as (_, root):
         for name in wide:
             assert wrongly_listed(f"{root}/{name}") == []
@@ -143,7 +143,10 @@ def test_a_layer_that_is_missing_ends_the_daemon(stack: Stack) -> None:
 
 def test_what_comes_to_a_live_layer_is_found_whatever_was_missing_before(stack: Stack) -> None:
     lower = stack.add({"d/e/f": File()})
-    with handed_over(_spec(stack, layers=(LayerSpec(path=lower, recursive=True),))) as (_, root):
+    with handed_over(_spec(stack, layers=(LayerSpec(path=lower, recursive=True, live=True),))) as (
+        _,
+        root,
+    ):
         assert not any(os.path.exists(f"{root}/d/e/missing{number}") for number in range(9))
         with open(f"{lower}/d/e/later", "w"):
             pass
@@ -155,7 +158,7 @@ def test_what_comes_to_a_live_layer_is_found_in_a_merged_directory_that_was_list
 ) -> None:
     lower = stack.add({f"d/{number}": File() for number in range(9)})
     other = stack.add({"d/other": File()})
-    layers = (LayerSpec(path=other), LayerSpec(path=lower, recursive=True))
+    layers = (LayerSpec(path=other), LayerSpec(path=lower, recursive=True, live=True))
     with handed_over(_spec(stack, layers=layers)) as (_, root):
         assert len(os.listdir(f"{root}/d")) == 10
         assert not any(os.path.exists(f"{root}/d/missing{number}") for number in range(9))

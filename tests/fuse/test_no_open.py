@@ -520,7 +520,9 @@ def test_kernels_that_may_wait_for_themselves_are_left_out(release: str, is_mend
 def test_a_live_host_and_a_limit_are_told_of_each_open() -> None:
     options = MountOptions(no_open="on")
     for spec in (
-        MountSpec(source="x", layers=(LayerSpec(path="/", recursive=True),), options=options),
+        MountSpec(
+            source="x", layers=(LayerSpec(path="/", recursive=True, live=True),), options=options
+        ),
         MountSpec(source="x", layers=(), options=options.replace(limit=1 << 20)),
         MountSpec(source="x", layers=(), options=options.replace(data="passthrough")),
     ):
@@ -532,7 +534,7 @@ def test_a_live_host_and_a_limit_are_told_of_each_open() -> None:
 def test_auto_keeps_what_depends_on_an_open() -> None:
     options = MountOptions(no_open="auto")
     spec = MountSpec(source="x", layers=(LayerSpec(path="/a"),), options=options)
-    host = LayerSpec(path="/", recursive=True)
+    host = LayerSpec(path="/", recursive=True, live=True)
     assert no_open.is_on(spec)
     for other in (
         spec.replace(layers=(host,)),

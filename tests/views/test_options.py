@@ -60,7 +60,7 @@ def test_an_option_that_acts_changes_how_it_is_mounted(known: Known) -> None:
     by_default |= {"index=on", "redirect_dir=on", "noxattrs=0", "xattr_permissions=0"}
     by_default |= {"uuid=on", "uuid=null", "uuid=auto", "whiteout=auto"}
     by_default |= {"metacopy=off", "verity=off", "data_plane=on", "no_open=off", "data=cache"}
-    by_default |= {"restart=on"}
+    by_default |= {"restart=on", "live=off"}
     plain = parse_options(LOWER, WRITABLE)
     for option in examples(known):
         if option not in {*by_default, WRITABLE}:

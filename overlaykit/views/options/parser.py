@@ -29,7 +29,7 @@ class OptionRefused(Error):
 class ParsedOptions:
     """The directories as they were written, lowers top first, and how to mount them.
 
-    `restart`: another daemon takes over the mount when its daemon is killed.
+    `restart`: another daemon takes over the mount when its daemon is killed. `live`: others may change the lowers.
     `notes`: a line for the user about each option that does less than its name says.
     """
 
@@ -40,6 +40,7 @@ class ParsedOptions:
     flags: MountFlags
     source: str
     restart: bool = True
+    live: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -144,6 +145,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
         ),
         source=quoting.unescape(values["fsname"]) if "fsname" in values else source or _SOURCE,
         restart=values.get("restart", "on") == "on",
+        live=values.get("live", "off") == "on",
         notes=tuple(given.notes.values()),
     )
 

@@ -172,8 +172,14 @@ ROWS: Final = (
         _ACTS,
         "with `on` programs open and close files without a request, faster (default: off); the first write copies a "
         "lower's file up, so an error of that, as of a full disk, is reported by fsync(2) and close(2), not open(2); "
-        "without effect on the layer `host` and on kernels before 6.18.3 or 6.12.64; `auto`: `on` unless another "
-        "daemon may take over (`restart`) or lowers may change (`timeout`)",
+        "without effect with `live=on`, on the layer `host` and on kernels before 6.18.3 or 6.12.64; `auto`: `on` "
+        "unless another daemon may take over (`restart`) or lowers may change (`timeout`)",
+    ),
+    Row(
+        "live=on|off",
+        _ACTS,
+        "with `on` other programs may change the lowers: changes are seen within a second (default: lowers do not "
+        "change, as for the kernel)",
     ),
     Row(
         "restart=on|off",
