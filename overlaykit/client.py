@@ -72,8 +72,9 @@ class LayerCovered(Error):
 
 
 class Stack(Record, kw_only=True):
-    """Directories that are merged: `layers`, top first, below `upper`.
+    """Directories that are merged: `layers`, top first, below the snapshots `frozen`, below `upper`.
 
+    `point`: the snapshot that the upper is, which never changes; empty: it is none.
     `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
     without `-l`: nothing says which the upper lay on. `control`: the socket of its daemon. `tried`, `ignored`: of a
     view of `try`, the directories whose changes may be applied, and patterns of paths that never are. `disk`: of a
@@ -83,6 +84,8 @@ class Stack(Record, kw_only=True):
     name: str
     upper: str | None
     layers: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+    point: str = ""
     running: About | None = None
     assumed: bool = False
     control: str = ""
@@ -92,12 +95,13 @@ class Stack(Record, kw_only=True):
 
     def open(self) -> tuple[Opened | None, list[Opened]]:
         """Open the directories, once all that programs have written is in the upper. Raises: OSError, LayerCovered."""
-        from overlaykit.changes.opening import open_directory
+        from overlaykit.changes.opening import open_directory, open_frozen
 
         if self.running is not None:
             flush(self.running)
         upper = None if self.upper is None else open_directory(self.upper)
-        return upper, [self._open_layer(path) for path in self.layers]
+        frozen = [open_frozen(path) for path in self.frozen]
+        return upper, [*frozen, *(self._open_layer(path) for path in self.layers)]
 
     def _open_layer(self, path: str) -> Opened:
         """Open a layer, which the mount itself may cover."""
@@ -241,12 +245,12 @@ class Client:
     def stack(self) -> Stack:
         """The directories that are merged. Raises: NothingWritten: it is read-only."""
         about = self._running.about
-        upper, layers = about.changes, about.paths
+        upper, layers, frozen = about.changes, about.paths, about.frozen
         if about.daemon:
             from overlaykit.fuse import control
 
             found = self._ask(control.Stack(), control.Stacked)
-            layers = found.layers
+            layers, frozen = tuple(map(self._running.present_path, found.layers)), found.frozen
             # The daemon knows the upper by the path of its start.
             upper = None if found.upper is None else about.changes or found.upper
         if upper is None:
@@ -254,7 +258,8 @@ class Client:
         return Stack(
             name=self._name,
             upper=upper,
-            layers=layers,
+            layers=layers[frozen:],
+            frozen=layers[:frozen],
             running=about,
             control=self._running.control,
         )

@@ -187,6 +187,7 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
                 raise NothingApplied(target, "finish")
             request = Request(
                 upper=begun.upper,
+                frozen=begun.frozen,
                 lowers=begun.lowers,
                 within=begun.within,
                 without=begun.without,
@@ -374,20 +375,25 @@ def _base(
         written=written,
         left_elsewhere=left_elsewhere
         or functools.cache(
-            lambda: left_names(request.upper, request.lowers) if request.within else set()
+            lambda: (
+                left_names(request.upper, request.frozen, request.lowers)
+                if request.within
+                else set()
+            )
         ),
-        originals=originals.beside(os.path.realpath(request.upper)),
+        # What texts were before the view changed them first.
+        originals=originals.beside(os.path.realpath([request.upper, *request.frozen][-1])),
         merges=request.merges,
     )
 
 
-def left_names(upper: str, lowers: Sequence[str]) -> set[int]:
+def left_names(upper: str, frozen: Sequence[str], lowers: Sequence[str]) -> set[int]:
     """The inode numbers of all that a view has deleted or renamed. Raises: OSError."""
-    from overlaykit.changes.opening import open_directory as opened
+    from overlaykit.changes.opening import open_stack
     from overlaykit.changes.read import Comparison
 
     found: set[int] = set()
-    top, *below = map(opened, (upper, *lowers))
+    top, below = open_stack(upper, frozen, lowers)
     with Comparison.of_upper(top, below) as comparison:
         for change in comparison.changes():
             if change.old is None or change.kind not in ("deleted", "replaced", "renamed"):

@@ -44,6 +44,8 @@ class Begun(Record, kw_only=True):
     root: int
     """The inode number of the target's root."""
     upper: str
+    frozen: tuple[str, ...] = ()
+    """Uppers that were frozen, on which the upper lies."""
     lowers: tuple[str, ...]
     """The directories that the changes were read from."""
     within: str = ""

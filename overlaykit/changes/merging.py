@@ -122,7 +122,7 @@ class Merger:
             return Text(_read(old.open()), old.mode, old.uid, old.gid, xattrs)
         found = None
         origin = None
-        if new.layer_dir.layer.writable:
+        if new.layer_dir.layer.of_view:
             origin = self._comparison.new.origin(new)
         try:
             directory = os.open(self._directory, _DIRECTORY)

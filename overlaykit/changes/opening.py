@@ -9,6 +9,7 @@ from overlaykit.overlay.opened import OpenedLayer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final, TypeAlias
 
 Opened: TypeAlias = OpenedLayer
@@ -24,6 +25,18 @@ def open_directory(path: str) -> Opened:
         from overlaykit.reader import opened_past_modes
 
         return OpenedLayer(opened_past_modes(lambda: os.open(path, _DIRECTORY)), path)
+
+
+def open_stack(
+    upper: str, frozen: Sequence[str], lowers: Sequence[str]
+) -> tuple[Opened, list[Opened]]:
+    """An upper, and what it lies on: uppers that were frozen, and lowers. All top first. Raises: OSError."""
+    return open_directory(upper), [*map(open_frozen, frozen), *map(open_directory, lowers)]
+
+
+def open_frozen(path: str) -> Opened:
+    """An upper that was frozen. Raises: OSError."""
+    return open_directory(path)._replace(frozen=True)
 
 
 def open_covered(path: str) -> Opened:

@@ -414,7 +414,7 @@ class _Planner:
                 continue
             path = join(self._path_in_view(parent(lower)), name_of(lower))
             found = self._comparison.new.at(path)
-            if found is None or path in self._new or found[2].layer_dir.layer.writable:
+            if found is None or path in self._new or found[2].layer_dir.layer.of_view:
                 continue
             shown = found[2].stat
             if (shown.st_dev, shown.st_ino) == version.inode:
@@ -434,7 +434,7 @@ class _Planner:
     def _indexed_inode(self, change: Change) -> int | None:
         """The inode number in the layers of a file that the index makes the file of all their names of that one."""
         old, new = change.old, change.new
-        if new is None or new.is_directory or not new.layer_dir.layer.writable:
+        if new is None or new.is_directory or not new.layer_dir.layer.of_view:
             return None
         if (old is not None and not change.what) or (old is None and new.stat.st_nlink < 2):
             return None
@@ -628,7 +628,7 @@ class _Planner:
             return
         for change in list(self._new.values()):
             new = change.new
-            if change.kind != "added" or new is None or not new.layer_dir.layer.writable:
+            if change.kind != "added" or new is None or not new.layer_dir.layer.of_view:
                 continue
             if change.path not in self.conflicts and self._target.origin_is_gone(new, self._inodes):
                 self._follow_rename(change, new, arrivals)

@@ -109,6 +109,8 @@ class Comparison:
         """Of `of_upper`: what comes before each path in the layers."""
         self._descriptors = descriptors
         self._closing = ExitStack()
+        self._closing.callback(old.close)
+        self._closing.callback(new.close)
         self._folding: Folding | None = None
         self._moved: set[bytes | None] = set()
         """The old paths of what was renamed, once `changes` has found them."""
@@ -121,12 +123,15 @@ class Comparison:
     ) -> Self:
         """What an upper changes of its lowers, top first. Takes the descriptors over. Raises: OSError.
 
+        Of lowers that are frozen, what these and the upper change together of the others.
         `within`: a directory of both, the root of all paths; what was renamed from elsewhere is new there.
         """
         descriptors = Descriptors(shares().directories)
         layers, markers, recorded = layers_of(upper, lowers, descriptors)
         comparison = cls(
-            Side(layers[1:], markers, recorded), Side(layers, markers, recorded), descriptors
+            Side([one for one in layers if not one.of_view], markers, recorded),
+            Side(layers, markers, recorded),
+            descriptors,
         )
         for layer in layers:
             comparison._closing.callback(layer.close)
@@ -371,13 +376,10 @@ class Comparison:
                 return [_Pair(path, moved, None, after, moved=True)], None
             return (_Pair(path, old_path, before, after),), None
         directory = self.new.child(in_new, name, new)
-        if new.redirect is not None:
-            source = self.new.from_root(directory.path_in_lowers())
-            if (
-                source is not None
-                and source != old_path
-                and (found := self._same_directory(source, directory))
-            ):
+        source = self.new.source(directory)
+        if source is not None and source != old_path:
+            found = self._same_directory(source, directory)
+            if found is not None:
                 gone = [] if before is None else [_Pair(path, old_path, before, None)]
                 version = self.old.version(*found)
                 moved_pair = _Pair(path, source, version, after, moved=True)
@@ -394,7 +396,7 @@ class Comparison:
                     return (pair,), None
             return (pair,), self._frame(None, directory, None, path)
         assert in_old is not None
-        opaque = new.upper is not None and not new.lowers
+        opaque = new.layer_dir.layer.of_view and not self.new.below(new.lowers)
         below = self._frame(self.old.child(in_old, name, old), directory, old_path, path)
         return [_Pair(path, old_path, before, after, opaque=opaque)], below
 
@@ -403,9 +405,11 @@ class Comparison:
     ) -> tuple[Directory, bytes, Found] | None:
         """What the old side has at a path, if it is the directory that a renamed one shows."""
         found = self.old.at(path)
-        if found is None or not found[2].lowers or not moved.lowers:
+        before = () if found is None else self.old.below(found[2].lowers)
+        after = self.new.below(moved.lowers)
+        if found is None or not before or not after:
             return None
-        ours, theirs = found[2].lowers[0].stat(), moved.lowers[0].stat()
+        ours, theirs = before[0].stat(), after[0].stat()
         return found if os.path.samestat(ours, theirs) else None
 
     def _all_below(
@@ -479,7 +483,7 @@ class Comparison:
             version = pair.new
             if pair.old is not None or version is None or version.is_directory:
                 continue
-            if not version.layer_dir.layer.writable:
+            if not version.layer_dir.layer.of_view:
                 continue
             try:
                 if not self.new.markers.has_origin(version.attribute_names()):
@@ -596,6 +600,7 @@ class Comparison:
             entry = self.new.at(path) if path else None
             found = None if entry is None else entry[2]
             lowers = self.new.root.lowers if not path else () if found is None else found.lowers
+            lowers = tuple(self.new.below(lowers))
             group = None
             if lowers:
                 st = lowers[0].stat()

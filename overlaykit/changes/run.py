@@ -81,7 +81,7 @@ class NoRoomBeside(Error):
 
 
 class Request(Record, kw_only=True):
-    """What to apply. `upper`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards.
+    """What to apply. `upper`, `frozen`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards.
     `is_last`: and then it is removed.
 
     `merges`: texts that both have changed are merged, before the `choice` counts.
@@ -89,6 +89,7 @@ class Request(Record, kw_only=True):
     """
 
     upper: str
+    frozen: tuple[str, ...] = ()
     lowers: tuple[str, ...]
     within: str = ""
     paths: tuple[str, ...] = ()
@@ -129,6 +130,7 @@ class Run:
             Begun(
                 root=root.st_ino,
                 upper=request.upper,
+                frozen=request.frozen,
                 lowers=request.lowers,
                 within=request.within,
                 paths=request.paths,

@@ -1,4 +1,9 @@
-"""One side of a comparison: a stack of directories that is only read, and what a path means in it."""
+"""One side of a comparison: a stack of directories that is only read, and what a path means in it.
+
+A view with snapshots has several layers of its own: its upper, and below it those that were frozen. Its changes are
+what all of them together show. A file that was copied from a frozen one is a copy of what that was copied from, and a
+hard link shows the newest copy that the index of one of them has.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Final
 
+    from overlaykit.changes.frozen import Frozen
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.markers import Origin
@@ -40,6 +46,11 @@ class Side:
         self.find = self.merge.find
         self._metacopies = Metacopies(self.merge, markers)
         self._has_metacopies = features.METACOPY in recorded
+        self._frozen: Frozen | None = None
+        if any(one.frozen for one in layers):
+            from overlaykit.changes.frozen import Frozen
+
+            self._frozen = Frozen(layers, markers)
         upper = layers[0].root if layers and layers[0].writable else None
         lowers = self.merge.down_to_opaque([layer.root for layer in layers if not layer.writable])
         self.root = Directory(None, b"", upper, lowers)
@@ -48,6 +59,11 @@ class Side:
         self._maker = (-1, -1) if st is None or st.st_uid == 0 else (st.st_uid, st.st_gid)
         self.groups = self._supplementary()
         """Those that the ordinary user who made the upper can give files to beside the own one."""
+
+    def close(self) -> None:
+        """Close what it has opened itself."""
+        if self._frozen is not None:
+            self._frozen.close()
 
     @property
     def is_empty(self) -> bool:
@@ -84,6 +100,22 @@ class Side:
         found = self.find(directory, name)
         return None if found is None else (directory, name, found)
 
+    def source(self, directory: Directory) -> bytes | None:
+        """The path of a merged directory in the layers below the view's own, if these do not have it under its own.
+
+        None: they have none, or another directory of the layers leads there.
+        """
+        if self._frozen is None:
+            return self.from_root(directory.path_in_lowers()) if directory.redirect else None
+        below = self.below(directory.lowers)
+        return self.from_root(b"/".join(below[0].components())) if below else None
+
+    def below(self, lowers: Sequence[LayerDir]) -> Sequence[LayerDir]:
+        """Those of some directories that are in layers below the view's own."""
+        if self._frozen is None:
+            return lowers
+        return [one for one in lowers if not one.layer.of_view]
+
     def _supplementary(self) -> frozenset[int]:
         uid, gid = self._maker
         others = frozenset(os.getgroups()) - {gid} if uid == os.geteuid() else frozenset()
@@ -93,7 +125,7 @@ class Side:
 
     def group_for(self, version: Version, wanted: int) -> int:
         """The group of a file of the upper, which holds the maker's own alone, where `wanted` is meant."""
-        is_own = (version.uid, version.gid) == self._maker and version.layer_dir.layer.writable
+        is_own = (version.uid, version.gid) == self._maker and version.layer_dir.layer.of_view
         return wanted if is_own and wanted in self.groups else version.gid
 
     def has_other_owner(self, old: Version, new: Version) -> bool:
@@ -121,7 +153,7 @@ class Side:
 
     def _is_copy(self, version: Version) -> bool:
         """Whether a file of the upper was copied from a lower."""
-        if not version.layer_dir.layer.writable:
+        if not version.layer_dir.layer.of_view:
             return False
         try:
             return self.origin(version) is not None
@@ -129,9 +161,10 @@ class Side:
             return False
 
     def origin(self, version: Version) -> Origin | None:
-        """The inode that a file of the upper was copied from, if it says so. Raises: OSError."""
+        """The inode of the layers that a file of the view's own was copied from, if it says so. Raises: OSError."""
         path = version.path
-        return version.read(lambda: self.markers.origin(path))
+        origin = version.read(lambda: self.markers.origin(path))
+        return origin if self._frozen is None else self._frozen.origin(version, origin)
 
     def version_of_root(self) -> Version:
         top = self.root.top
@@ -139,6 +172,8 @@ class Side:
 
     def version(self, directory: Directory, name: bytes, found: Found) -> Version:
         """The file that was found as `name` in `directory`. Raises: OSError."""
+        if self._frozen is not None and found.stat.st_nlink > 1 and not found.is_directory:
+            found = self._frozen.newest(found)
         holder, held, st, *_ = found
         data = links = names = None
         if stat.S_ISREG(st.st_mode):

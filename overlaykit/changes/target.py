@@ -143,7 +143,7 @@ class Target:
         Returns: -1 if another file was copied; None if nothing is recorded.
         """
         new = change.new
-        if new is None or not new.layer_dir.layer.writable:
+        if new is None or not new.layer_dir.layer.of_view:
             return None
         try:
             origin = self._comparison.new.origin(new)
@@ -194,7 +194,7 @@ class Target:
         if version.device != (st.st_rdev if version.device else 0):
             return False
         with self._places.parent("target", os.fsdecode(place)) as (fd, name):
-            of_new = version.layer_dir.layer.writable
+            of_new = version.layer_dir.layer.of_view
             found = past_modes(lambda: _xattrs(fd, name))
             if self._comparison.xattrs(version, of_new=of_new) != found:
                 return False

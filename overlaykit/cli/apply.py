@@ -53,6 +53,10 @@ class MountIsUsed(Error):
     message = "{0}: its upper is mounted: unmount it first ('overlaykit umount')"
 
 
+class PointStays(Error):
+    message = "{0}: a snapshot is not applied by itself: 'overlaykit restore' or 'branch' makes a view of it first"
+
+
 class NoTarget(Error):
     message = "{0}: it has {1} layers: name the directory to write to (--to)"
 
@@ -151,6 +155,8 @@ def main(arguments: list[str]) -> int:
 
     with contextlib.ExitStack() as until:
         stack = stacks.find(args.view, args.layers, disks=stacks.Disks(until))
+        if stack.point:
+            raise PointStays(args.view)
         return _apply_stack(stack, args)
 
 
@@ -175,28 +181,41 @@ def _apply_stack(stack: Stack, args: argparse.Namespace) -> int:
             left = 0 if args.paths or outcome.conflicts else areas.count_left(stack)
         if left:
             print_error(areas.describe_left(stack, left))
+        _say_kept(stack, outcome, args)
         return _report(outcome, args, *(directories or ("/",)))
     target = _target(stack, args.to)
     assert stack.upper is not None
     request = Request(
         upper=os.path.realpath(stack.upper),
+        frozen=tuple(map(os.path.realpath, stack.frozen)),
         lowers=tuple(map(os.path.realpath, stack.layers)),
         paths=tuple(args.paths),
         choice=args.choice,
         merges=args.merge,
-        consumes=not (args.keep or args.paths or args.to),
+        consumes=not (args.keep or args.paths or args.to or stack.frozen),
     )
     with _unused(stack), signals.unwound(), progress.shown():
         outcome = _apply(target, request, dry_run=args.dry_run)
+    _say_kept(stack, outcome, args)
     return _report(outcome, args, target)
+
+
+def _say_kept(stack: Stack, outcome: Outcome, args: argparse.Namespace) -> None:
+    """Say that a view with snapshots, which never change, still has what was applied."""
+    is_kept = args.keep or args.paths or args.to or args.dry_run
+    if stack.frozen and outcome.written and not outcome.conflicts and not is_kept:
+        print_error(
+            f"{stack.name}: it keeps its snapshots, and what was applied in them: 'overlaykit restore {stack.name}"
+            " start' has it show the layer alone"
+        )
 
 
 def _apply(target: str, request: Request, *, dry_run: bool = False) -> Outcome:
     from overlaykit.changes import applying
-    from overlaykit.changes.opening import open_directory
+    from overlaykit.changes.opening import open_stack
     from overlaykit.changes.read import Comparison
 
-    upper, *lowers = map(open_directory, (request.upper, *request.lowers))
+    upper, lowers = open_stack(request.upper, request.frozen, request.lowers)
     with Comparison.of_upper(upper, lowers, os.fsencode(request.within)) as comparison:
         return applying.apply(comparison, target, request, dry_run=dry_run)
 
@@ -216,6 +235,8 @@ def _later(args: argparse.Namespace) -> int:
 
             disks = stacks.Disks(context, contents=False)
             stack = stacks.find(args.view, args.layers, disks=disks)
+            if stack.point:
+                raise PointStays(args.view)
             _check_ended(stack)
             if stack.disk:
                 raise DiskKeeps(stack.name)

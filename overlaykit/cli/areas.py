@@ -128,7 +128,8 @@ def areas(stack: Stack) -> list[Area]:
     mounts = [mount.mountpoint for mount in mountinfo.visible(mountinfo.current())]
     paths = {*above}
     paths.update(path for path in mounts if any(mountinfo.below(path, top) for top in above))
-    held = [path for path in paths if _is_directory(stack.upper + path)]
+    own = (stack.upper, *stack.frozen)
+    held = [path for path in paths if any(_is_directory(one + path) for one in own)]
     for path in held:
         if not (
             _is_directory(path) and past_modes(functools.partial(os.path.realpath, path)) == path
@@ -187,7 +188,7 @@ def apply(
     without = {part: _left_out(stack, part) for part in parts}
     assert stack.upper is not None
     upper = os.path.realpath(stack.upper)
-    left_elsewhere = functools.cache(lambda: applying.left_names(upper, stack.layers))
+    left_elsewhere = functools.cache(lambda: applying.left_names(upper, stack.frozen, stack.layers))
 
     def run(part: Area, *, dry: bool) -> Outcome:
         return _apply(
@@ -197,7 +198,7 @@ def apply(
             without=without[part],
             choice=choice,
             merges=merges,
-            consumes=consumes and not paths,
+            consumes=consumes and not paths and not stack.frozen,
             is_last=is_last and not paths,
             dry_run=dry,
             left_elsewhere=left_elsewhere,
@@ -251,13 +252,14 @@ def _apply(
     left_elsewhere: LeftElsewhere,
 ) -> Outcome:
     from overlaykit.changes import applying
-    from overlaykit.changes.opening import open_directory
+    from overlaykit.changes.opening import open_stack
     from overlaykit.changes.read import Comparison
     from overlaykit.changes.run import Request
 
     assert stack.upper is not None
     request = Request(
         upper=os.path.realpath(stack.upper),
+        frozen=stack.frozen,
         lowers=stack.layers,
         within=part.path.strip("/"),
         paths=tuple(paths),
@@ -267,7 +269,7 @@ def _apply(
         consumes=consumes and applying.is_on_one_mount(stack.upper + part.path, part.path),
         is_last=is_last,
     )
-    upper, *lowers = map(open_directory, (request.upper, *request.lowers))
+    upper, lowers = open_stack(request.upper, request.frozen, request.lowers)
     with Comparison.of_upper(upper, lowers, os.fsencode(request.within)) as comparison:
         outcome = applying.apply(
             comparison, part.path, request, dry_run=dry_run, left_elsewhere=left_elsewhere
@@ -289,11 +291,11 @@ def _left_out(stack: Stack, part: Area) -> list[str]:
     """The paths of an area that are not applied with it, from there: other areas, and what is ignored."""
     ignored: set[str] = set()
     if stack.ignored:
-        from overlaykit.changes.opening import open_directory
+        from overlaykit.changes.opening import open_stack
         from overlaykit.changes.read import Comparison
 
         assert stack.upper is not None
-        upper, *lowers = map(open_directory, (stack.upper, *stack.layers))
+        upper, lowers = open_stack(stack.upper, stack.frozen, stack.layers)
         pattern = Ignored(stack.ignored)
         with Comparison.of_upper(upper, lowers, os.fsencode(part.path.strip("/"))) as comparison:
             for change in comparison.changes(times=True):
@@ -433,12 +435,12 @@ def _own() -> list[str]:
 
 def count_left(stack: Stack) -> int:
     """How many changes an upper holds outside of its areas. Raises: OSError."""
-    from overlaykit.changes.opening import open_directory
+    from overlaykit.changes.opening import open_stack
     from overlaykit.changes.read import Comparison
 
     if stack.upper is None or not _is_directory(stack.upper) or "/" in tops(stack):
         return 0
-    upper, *lowers = map(open_directory, (stack.upper, *stack.layers))
+    upper, lowers = open_stack(stack.upper, stack.frozen, stack.layers)
     with Comparison.of_upper(upper, lowers) as comparison:
         return sum(
             not (is_tried(stack, change) or is_own(change)) for change in comparison.changes()

@@ -87,9 +87,9 @@ def _bare_parser() -> Parser:
     )
     command.add_argument(
         "view",
-        metavar="VIEW|UPPER|A..B",
-        help="a view's name, a mountpoint, the directory of an upper, or a machine's disk; or two of these, or of"
-        " layers",
+        metavar="VIEW[@SNAPSHOT]|UPPER|A..B",
+        help="a view's name, also at a snapshot, a mountpoint, the directory of an upper, or a machine's disk; or two"
+        " of these, or of layers",
     )
     command.add_argument(
         "path", metavar="PATH", nargs="?", default="", help="only this path, and below"
@@ -128,8 +128,7 @@ def _compare(args: Any, until: ExitStack) -> int:
     if both is None:
         stack = stacks.find(args.view, args.layers, disks=disks)
         _say_assumption(stack)
-        assert stack.upper is not None
-        if not os.path.lexists(stack.upper):  # of a view that was not started yet
+        if stack.upper is None or not os.path.lexists(stack.upper):  # nothing was written yet
             if args.json:
                 _print_json(())
             return 0

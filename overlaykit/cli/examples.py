@@ -49,11 +49,28 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("overlaykit diff web", "what a view has changed, also while it runs"),
         ("overlaykit diff --patch web /etc", "a patch of its configuration"),
         ("overlaykit diff --stat before..after", "how two views differ"),
+        ("overlaykit diff dev@works..", "what a view has changed since a snapshot"),
     ),
     "apply": (
         ("overlaykit apply --dry-run web", "what would be written"),
         ("overlaykit apply web /etc/hosts /srv", "some of it"),
         ("overlaykit apply --undo web", "take it back"),
+    ),
+    "snapshot": (
+        ("overlaykit snapshot dev", "what it has written until now; it prints an id"),
+        ("overlaykit snapshot dev works -m 'the tests pass'", "with a name and a note"),
+    ),
+    "log": (
+        ("overlaykit log dev", "the newest first"),
+        ("overlaykit log --json dev", "for programs"),
+    ),
+    "restore": (
+        ("overlaykit restore dev works", "what it has written since is kept as another snapshot"),
+        ("overlaykit restore --discard dev start", "drop all, and begin again"),
+    ),
+    "branch": (
+        ("overlaykit branch dev@works risky", "try something else from there"),
+        ("overlaykit branch dev copy", "from what it is now"),
     ),
     "start": (
         ("overlaykit start web", "in the background"),

@@ -81,7 +81,7 @@ def _explain_layers(stack: Stack, path: str) -> Explanation:
     if upper is not None and not os.path.isdir(upper):  # of a view that was not started yet
         upper = None
     try:
-        found = explain_layers(stack.layers, upper, path)
+        found = explain_layers((*stack.frozen, *stack.layers), upper, path)
     except OSError as error:  # which may name a file that is looked for on the way
         raise OSError(error.errno, error.strerror, path) from None
     return _on_disk(found, upper, stack.disk) if upper is not None and stack.disk else found

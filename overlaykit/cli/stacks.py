@@ -57,11 +57,12 @@ class Disks:
 def find(name: str, layers: Sequence[str] = (), *, disks: Disks, written: bool = True) -> Stack:
     """What a name or a path stands for: a view, a mount, an upper's directory, or the disk of a machine.
 
+    VIEW@SNAPSHOT is the view as it was then.
     `layers`: those below the directory, as of `run`. `written`: it must have an upper.
     Raises: NothingToCompare, NothingWritten, Error of a layer or a disk.
     """
     found = _find(name, layers, disks)
-    if written and found.upper is None:
+    if written and found.upper is None and "@" not in name:
         raise NothingWritten(name)
     return found
 
@@ -72,6 +73,9 @@ def _find(name: str, layers: Sequence[str], disks: Disks) -> Stack:
     registry = Registry()
     with suppress(NotRunning):
         return _running(name, registry.find(name), disks)
+    view, at, point = name.partition("@")
+    if at and is_name(view) and (named := _named(view)):
+        return _at(named, point, disks)
     if is_name(name) and (named := _named(name)):
         return _stopped(named, disks)
     if os.path.isfile(name):
@@ -119,8 +123,10 @@ def find_side(name: str, layers: Sequence[str] = (), *, disks: Disks) -> Stack:
 
 def sides(text: str, layers: Sequence[str] = (), *, disks: Disks) -> tuple[Stack, Stack] | None:
     """Both sides of `A..B`; None if it names one thing. Raises: NothingToCompare, Error."""
-    ways = list(_ways(text))
-    if not ways or os.path.exists(text):
+    if os.path.exists(text):
+        return None
+    ways = [(old, _of_same(old, new)) for old, new in _ways(text)]
+    if not ways:
         return None
     for index, (old, new) in enumerate(ways):
         try:
@@ -134,9 +140,26 @@ def sides(text: str, layers: Sequence[str] = (), *, disks: Disks) -> tuple[Stack
 def _ways(text: str) -> Iterator[tuple[str, str]]:
     """The ways to part a text at `..`, which may be in a path as well."""
     at = text.find("..", 1)
-    while 0 < at < len(text) - 2:
+    while 0 < at < len(text) - 2 or ("@" in text[:at] and 0 < at == len(text) - 2):
         yield text[:at], text[at + 2 :]
         at = text.find("..", at + 1)
+
+
+def _of_same(old: str, new: str) -> str:
+    """The right side of `VIEW@A..B`, where B may be another snapshot of the view; of `VIEW@A..`, the view now."""
+    from overlaykit.views import snapshots
+
+    view, at, _ = old.partition("@")
+    if not at or "/" in old:
+        return new
+    if not new:
+        return view
+    named = _named(view)
+    if named is not None:
+        with suppress(snapshots.NoSuchSnapshot):
+            snapshots.find(named, new)
+            return f"{view}@{new}"
+    return new
 
 
 def _running(name: str, found: RunningView, disks: Disks) -> Stack:
@@ -168,6 +191,11 @@ def _stopped(view: NamedView, disks: Disks) -> Stack:
     if not args.read_only:
         upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)
     layers = _resolved(args.layers or ("host",), definition.directory)
+    frozen: tuple[str, ...] = ()
+    if view.has_snapshots and args.upper is None:
+        from overlaykit.views import snapshots
+
+        frozen = tuple(one.path for one in snapshots.layers(view, snapshots.chain(view)))
     label = definition.labels.get(TRIED)
     tried = {}
     if label is not None:
@@ -178,9 +206,25 @@ def _stopped(view: NamedView, disks: Disks) -> Stack:
         name=view.name,
         upper=upper,
         layers=layers,
+        frozen=frozen,
         tried=tuple(tried.get("on", ())),
         ignored=tuple(tried.get("ignore", ())),
     )
+
+
+def _at(view: NamedView, point: str, disks: Disks) -> Stack:
+    """A view as it was when a snapshot was made. Raises: NoSuchSnapshot, SnapshotAmbiguous, SnapshotLost."""
+    from overlaykit.views import snapshots
+
+    found = snapshots.find(view, point)
+    stack = _stopped(view, disks).replace(
+        name=f"{view.name}@{point}", point=point, upper=None, frozen=()
+    )
+    if found is None:
+        return stack
+    # The snapshot takes the place of the upper: what is compared is only read.
+    upper, *below = snapshots.layers(view, snapshots.chain_from(view, found.id))
+    return stack.replace(upper=upper.path, frozen=tuple(one.path for one in below))
 
 
 def _resolved(layers: Sequence[str], directory: str) -> tuple[str, ...]:

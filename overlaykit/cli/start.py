@@ -192,4 +192,8 @@ def _launch(
     own: dict[str, Any] = {"name": view.name}
     if args.upper is None and not args.read_only:
         own["upper"] = view.upper
+        if view.has_snapshots:
+            from overlaykit.views import snapshots
+
+            own["frozen"] = snapshots.layers(view, snapshots.chain(view, locked=True))
     run.launch(args, command, env, passed, lasting=lasting, **own)

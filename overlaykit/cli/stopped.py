@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from overlaykit.cli import run, start
-from overlaykit.views import View, copying
+from overlaykit.views import View, copying, snapshots
 from overlaykit.views.named import NamedView
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def mounted(name: str, path: str) -> Iterator[copying.Enter]:
             own = {key: parts[key] for key in ("layers", "upper", "read_only", "driver", "userns")}
             if args.upper is None and not args.read_only:
                 own["upper"] = view.upper
+                own["frozen"] = snapshots.layers(view, snapshots.chain(view, locked=True))
             opened = View(name=view.name, **own)
             stack = contextlib.ExitStack()
             opened.start()

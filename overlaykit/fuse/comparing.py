@@ -102,7 +102,13 @@ def _answer(tree: Tree, request: Diff, connection: int, daemon: int) -> NoReturn
     try:
         _leave_daemon(daemon)
         opened = [
-            OpenedLayer(layer.root.fd(), layer.path, layer.mounted_in, idmapped=layer.idmapped)
+            OpenedLayer(
+                layer.root.fd(),
+                layer.path,
+                layer.mounted_in,
+                idmapped=layer.idmapped,
+                frozen=layer.frozen,
+            )
             for layer in tree.layers
         ]
         _close_all_but((*_OF_PROCESS, connection, *daemon_log.held(), *(one.fd for one in opened)))

@@ -152,7 +152,9 @@ class CopyUp:
         found = self.origins.find(lower, name, device)
         if found is None or linked or not lower.layer.frozen:
             return found
-        return self.markers.origin(lower.proc_path(name)) or found
+        first = self.markers.origin(lower.proc_path(name))
+        # One of the kernel's says of no time; `noted` has to tell it from a new one.
+        return found if first is None else first._replace(copied=first.copied or 1)
 
     def directory(self, node: Directory, name: bytes = b"") -> LayerDir:
         """The directory's `LayerDir` in the upper, after a copy-up of it and its parents if it had none.
@@ -313,8 +315,10 @@ class CopyUp:
 
     def noted(self, origin: Origin, st: os.stat_result) -> Origin:
         """The origin of a copy that is made now, of an inode with the attributes `st`."""
+        # Of the first copy, what it says of the lower's file.
+        changed_ns = origin.changed_ns if origin.copied else _changed_ns(st)
         return Origin(
-            origin.type, origin.uuid, origin.handle, _changed_ns(st), _now(), self.programs.name()
+            origin.type, origin.uuid, origin.handle, changed_ns, _now(), self.programs.name()
         )
 
     @property

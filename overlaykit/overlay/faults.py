@@ -63,6 +63,13 @@ Step: TypeAlias = Literal[
     "apply.applied",
     "apply.unstep",
     "apply.undone",
+    "snapshot.noted",
+    "snapshot.made",
+    "snapshot.emptied",
+    "snapshot.frozen",
+    "snapshot.begun",
+    "snapshot.pointed",
+    "snapshot.settled",
 ]
 
 STEPS: Final[tuple[str, ...]] = get_args(Step)

@@ -135,6 +135,11 @@ class Layer:
         self._uuids: dict[int, bytes] = {}
         self._file_systems: dict[int, int] = {}
 
+    @property
+    def of_view(self) -> bool:
+        """Whether it holds what the view has changed: the upper, or one that was frozen."""
+        return self.writable or self.frozen
+
     def uuid(self, device: int, layer_dir: LayerDir) -> bytes:
         """The uuid of the file system `device`, on which `layer_dir` lies (a layer may span several)."""
         if not self.names_disk:

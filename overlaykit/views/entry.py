@@ -53,7 +53,8 @@ class About(Record, kw_only=True):
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
     none. An entry notes the `daemon` that lasts as long as its mount; where that is the keeper of another one,
-    `serving` names both. `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
+    `serving` names both. `paths` are the directories of the layers, of which the first `frozen` are snapshots, and
+    `changes` is the upper, kept or not. A command
     that joins has `capabilities`, `no_new_privs`, the filter `seccomp` and the `release` of the kernel, as the view's
     commands. `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`:
     whether its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own.
@@ -76,6 +77,7 @@ class About(Record, kw_only=True):
     driver: str = "fuse"
     paths: tuple[str, ...] = ()
     changes: str | None = None
+    frozen: int = 0
     supervisor: int = 0
     capabilities: tuple[int, ...] = ()
     no_new_privs: bool = True
@@ -249,6 +251,7 @@ def current(about: About) -> About | None:
         name=name,
         upper=kept.moved(about.upper, about.name, name),
         changes=kept.moved(about.changes, about.name, name),
+        paths=tuple(kept.moved_below(path, about.name, name) for path in about.paths),
     )
 
 

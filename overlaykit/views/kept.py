@@ -53,6 +53,13 @@ class Kept(Record, kw_only=True):
             return path
         return os.path.join(views, name, UPPER)
 
+    def moved_below(self, path: str, earlier: str, name: str) -> str:
+        """As `moved`, of a layer's path: only those of the view's own snapshots change."""
+        start = os.path.join(self.views, earlier) + "/"
+        return (
+            os.path.join(self.views, name, path[len(start) :]) if path.startswith(start) else path
+        )
+
 
 @contextmanager
 def names_locked(views: str) -> Iterator[None]:

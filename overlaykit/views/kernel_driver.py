@@ -90,6 +90,13 @@ class LayerHoldsFeature(KernelRefused):
     )
 
 
+class SnapshotHoldsLinks(KernelRefused):
+    message = (
+        "snapshot {0}: it holds hard links of layers that were changed, and the kernel's overlayfs shows only some of "
+        "their names in a layer: use --driver fuse"
+    )
+
+
 class LayerOfAnotherKind(KernelRefused):
     message = (
         "layer {0}: root and ordinary users mark files in different ways, and the kernel's "
@@ -328,6 +335,8 @@ def _require_shown(layers: Sequence[Layer], *, user: bool) -> list[str]:
         raise TooManyLayers(len(layers))
     masks: list[str] = []
     for layer in layers:
+        if layer.index is not None:
+            raise SnapshotHoldsLinks(layer.path)
         if layer.recursive:
             if user:
                 raise HostTakesRoot

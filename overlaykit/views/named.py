@@ -2,6 +2,7 @@
 
     VIEWS/NAME/view.json   how it was defined
     VIEWS/NAME/upper/      what was written in it, unless it has an upper elsewhere
+    VIEWS/NAME/snapshots/  uppers that were frozen (`snapshots`)
     VIEWS/NAME/log         what its command printed while it was detached, and log.1 before that
     VIEWS/NAME/input       a FIFO, the input of its detached command, if it has one
     VIEWS/NAME/started     an empty file, if a command has run
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 LARGEST_LOG: Final = 16 << 20
 """Bytes of each of the two files of a log."""
 
-_DEFINITION: Final = "view.json"
+DEFINITION: Final = "view.json"
+SNAPSHOTS: Final = "snapshots"
 _STATUS: Final = "status"
 _LOG: Final = "log"
 _STARTED: Final = "started"
@@ -116,7 +118,7 @@ class NamedView:
             with suppress(OSError):
                 self._descriptor = os.open(os.path.join(self._views, name), _DIRECTORY)
         self.directory = f"/proc/self/fd/{self._descriptor}"
-        if self._descriptor < 0 or not os.path.isfile(self._file(_DEFINITION)):
+        if self._descriptor < 0 or not os.path.isfile(self._file(DEFINITION)):
             raise NoSuchView(name)
 
     def __del__(self) -> None:
@@ -151,6 +153,11 @@ class NamedView:
         return os.path.join(self.path, scratch.UPPER)
 
     @property
+    def has_snapshots(self) -> bool:
+        """Whether there may be some (`snapshots`)."""
+        return os.path.lexists(self._file(SNAPSHOTS))
+
+    @property
     def log(self) -> tuple[str, str]:
         """Paths of the files of its log, the older one first; they may be missing. Valid as `directory`."""
         return self._file(f"{_LOG}.1"), self._file(_LOG)
@@ -158,7 +165,7 @@ class NamedView:
     def definition(self) -> Definition:
         """Raises: NoSuchView: it was removed, or its definition is damaged."""
         try:
-            with open(self._file(_DEFINITION), "rb") as file:
+            with open(self._file(DEFINITION), "rb") as file:
                 found: Definition = codec.decode(file.read(), Definition)
         except (OSError, ValueError):
             raise NoSuchView(self.name) from None
@@ -177,7 +184,7 @@ class NamedView:
         self._define(self.definition().replace(layers=tuple(layers)))
 
     def _define(self, definition: Definition) -> None:
-        path = self._file(_DEFINITION)
+        path = self._file(DEFINITION)
         with open(path + ".new", "wb") as file:
             file.write(codec.encode(definition))
         os.rename(path + ".new", path)
@@ -299,12 +306,19 @@ class NamedView:
             registry.remove_if_empty()
 
     def remove(self) -> None:
-        """Remove it with all that was written in it. Raises: ViewRuns, NoSuchView, OSError."""
+        """Remove it with all that was written in it.
+
+        Raises: ViewRuns, NoSuchView, OSError; SnapshotUsed: another view goes on from one of its snapshots.
+        """
         lock = self.lock()
         try:
             # At once; `staged` removes what a killed process leaves.
             unnamed = os.path.join(self._views, temporary_name())
             with names_locked(self._views):
+                if self.has_snapshots:
+                    from overlaykit.views import snapshots
+
+                    snapshots.require_unused(self)
                 os.rename(self.path, unnamed)
             scratch.remove(unnamed)
         finally:
@@ -388,7 +402,7 @@ def create(
     definition = define(arguments, environment, temporary=temporary, labels=labels, restart=restart)
     store = places.views()
     with staged(store, base="/") as (_, path):
-        with open(os.path.join(path, _DEFINITION), "wb") as file:
+        with open(os.path.join(path, DEFINITION), "wb") as file:
             file.write(codec.encode(definition))
         try:
             with names_locked(store):

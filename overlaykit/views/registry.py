@@ -76,17 +76,16 @@ class RunningView(Record):
         """Whether it has not ended since."""
         return entry.is_locked(self.entry)
 
+    def present_path(self, path: str) -> str:
+        """The path now of what its daemon knows by a path of its start."""
+        noted, kept = entry.read(self.entry), self.about.kept
+        if noted is None or kept is None:
+            return path
+        return kept.moved_below(path, noted.name, self.about.name)
+
     def with_present_paths(self, found: Explanation) -> Explanation:
         """What its daemon says, which knows the upper by the path of its start."""
-        noted = entry.read(self.entry)
-        upper = self.about.upper
-        if noted is None or noted.upper is None or upper in (None, noted.upper):
-            return found
-        before = noted.upper
-
-        def present(path: str) -> str:
-            is_in_it = path == before or path.startswith(before + "/")
-            return f"{upper}{path.removeprefix(before)}" if is_in_it else path
+        present = self.present_path
 
         hits = (
             hit.replace(

@@ -58,7 +58,7 @@ class RootFs:
                 fuse.clean_up(self.entry)
             hidden = [changes.path, changes.work] if changes is not None else []
             hidden += places.hidden()
-            layers = [resolve(text, store, hidden=hidden) for text in spec.layers]
+            layers = [*spec.frozen, *(resolve(one, store, hidden=hidden) for one in spec.layers)]
             layers += self._mountpoints(spec, layers)
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             self.root: FuseRoot | KernelRoot

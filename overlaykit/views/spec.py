@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from overlaykit.fuse.spec import NoOpen
+    from overlaykit.layers import Layer
     from overlaykit.namespace import Bind, Device, Limits, Names, Port, Tmpfs
     from overlaykit.views.lies import Lies
 
@@ -113,6 +114,8 @@ class ViewSpec(Record, kw_only=True):
     """Top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`)."""
     upper: str | None = None
     """The absolute path of the directory that keeps changes; None: they are dropped at the end."""
+    frozen: tuple[Layer, ...] = ()
+    """The snapshots that the upper lies on, newest first, above the layers (`snapshots`)."""
     read_only: bool = False
     """Whether changes are refused with EROFS."""
     originals: bool = False
@@ -203,6 +206,7 @@ def describe(
     layers: Sequence[str],
     *,
     upper: str | None,
+    frozen: Sequence[Layer],
     read_only: bool,
     originals: bool,
     name: str | None,
@@ -245,6 +249,7 @@ def describe(
     return ViewSpec(
         layers=tuple(layers),
         upper=os.path.abspath(upper) if upper else upper,
+        frozen=tuple(frozen),
         read_only=read_only,
         originals=originals,
         name=name,

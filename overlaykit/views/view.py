@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn, Self
 
     from overlaykit.fuse.spec import NoOpen
-    from overlaykit.layers import Store
+    from overlaykit.layers import Layer, Store
     from overlaykit.namespace import (
         Bind,
         Cgroups,
@@ -97,6 +97,7 @@ class View:
         layers: Sequence[str] = ("host",),
         *,
         upper: str | None = None,
+        frozen: Sequence[Layer] = (),
         read_only: bool = False,
         originals: bool = False,
         name: str | None = None,
@@ -127,7 +128,8 @@ class View:
 
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes go
         to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`. With
-        `originals` what texts were is kept beside the `upper`, as with --keep-originals.
+        `originals` what texts were is kept beside the `upper`, as with --keep-originals. Between both lie the uppers
+        `frozen`, newest first.
         `shared` are namespaces of the host, and `userns` says which ids its own user namespace maps, as `--share` and
         `--userns` do. `network` is a mode or the name of a shared network, or both, as for `--network`. `names` are
         what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and `-p`, also as texts.
@@ -145,6 +147,7 @@ class View:
         self.spec = describe(
             layers,
             upper=upper,
+            frozen=frozen,
             read_only=read_only,
             originals=originals,
             name=name,
@@ -606,6 +609,7 @@ class View:
                 driver=root.driver,
                 paths=root.paths,
                 changes=root.changes,
+                frozen=len(self.spec.frozen),
                 capabilities=tuple(sorted(self.spec.confinement.capabilities)),
                 no_new_privs=self.spec.confinement.no_new_privs,
                 seccomp=self.spec.confinement.seccomp,

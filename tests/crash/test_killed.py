@@ -11,6 +11,7 @@ import pytest
 from overlaykit.overlay import faults
 
 from ..changes.application import BACKWARD, FORWARD
+from ..cli.test_snapshots import FROZEN_STEPS
 from ..fuse.mounted import mounted, only_with_open, spec_of, started
 from ..overlay import test_modes
 from ..overlay.inside import IDENTITIES, as_root
@@ -34,7 +35,7 @@ DIED = (errno.ECONNABORTED, errno.ENOTCONN)
 
 
 def test_every_step_is_crashed_at() -> None:
-    elsewhere = {*test_modes.STEPS, test_forms.AUFS_MADE, *FORWARD, *BACKWARD}
+    elsewhere = {*test_modes.STEPS, test_forms.AUFS_MADE, *FORWARD, *BACKWARD, *FROZEN_STEPS}
     tested = {step.partition(":")[0] for _, step in STEPS} | elsewhere
     assert tested == {*faults.STEPS, faults.DATA}
 
