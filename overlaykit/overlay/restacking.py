@@ -244,19 +244,17 @@ class Restacking:
             self._table.evict_if_unused(node)
 
     def _close_gone(self) -> None:
-        """Close the layers that no node needs any more, and all descriptors of directories in them."""
+        """Close the layers that no node needs any more, and the descriptors of directories that no node has now."""
+        nodes = self._table.by_nodeid.values()
         gone = set(self._gone)
-        if not gone:
-            return
         needed = {
             layer_dir.layer
-            for node in self._table.by_nodeid.values()
+            for node in nodes
             for layer_dir in _lowers_of(node)
             if layer_dir.layer in gone
         }
-        self._descriptors.close_some(
-            lambda one: isinstance(one, LayerDir) and one.layer in gone - needed
-        )
+        current = {one for node in nodes if isinstance(node, Directory) for one in node.layer_dirs}
+        self._descriptors.close_some(lambda one: isinstance(one, LayerDir) and one not in current)
         for layer in gone - needed:
             layer.close()
         self._gone = [layer for layer in self._gone if layer in needed]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +14,7 @@ from overlaykit.fuse import control
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
-from ..posix.table import File, Symlink, Whiteout
+from ..posix.table import File, Layer, Symlink, Whiteout
 from .mounted import Mounted, mounted, only_with_open
 
 PRESENT = (0,)
@@ -39,9 +41,9 @@ def read(path: str) -> bytes:
         return file.read()
 
 
-def layer(stack: Stack, content: dict[str, object]) -> str:
+def layer(stack: Stack, content: Layer) -> str:
     """A layer that the mount does not have at its start."""
-    path = stack.add(content)  # type: ignore[arg-type]
+    path = stack.add(content)
     stack.lowers.remove(path)
     os.rename(path, path + ".new")
     return path + ".new"
@@ -156,3 +158,53 @@ def test_a_stack_that_cannot_be_is_refused(stack: Stack, lowers: tuple[int, ...]
         with refused(22):
             have(mount, lowers)
         assert read(mount.path("file")) == b"x"
+
+
+TIMES = 1000 if os.environ.get("OVERLAYKIT_PROOFS") else 20
+
+
+def test_layers_come_and_go_many_times_under_readers_and_leave_nothing(stack: Stack) -> None:
+    """No reader meets an error or half a file, and the daemon keeps no descriptor and no memory of the layers."""
+    names = [f"d{number % 7}/file{number}" for number in range(60)]
+    stack.add({name: File(b"old" * 99) for name in names} | {"d0/always": File(b"x")})
+    new = layer(stack, {name: File(b"new" * 99) for name in names[::2]} | {"d1/more": File(b"y")})
+    with mounted(stack) as mount:
+        stop, stopped = os.pipe()
+        readers: list[int] = []
+        for _ in range(2):
+            readers.append(os.fork())
+            if readers[-1] == 0:
+                os.close(stopped)
+                _read_until(stop, [mount.path(name) for name in names])
+        held: list[tuple[int, int]] = []
+        for time in range(TIMES):
+            have(mount, (-1, 0), new)
+            assert read(mount.path(names[0])) == b"new" * 99
+            have(mount, (1,))
+            assert read(mount.path(names[0])) == b"old" * 99
+            if time in (TIMES // 2, TIMES - 1):
+                nodes = mount.forget()["nodes"]
+                held.append((_descriptors(mount), nodes))
+        os.close(stop)
+        os.close(stopped)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) for reader in readers]
+        assert statuses == [0, 0]
+        assert held[1][0] <= held[0][0] + 64
+        assert held[1][1] <= held[0][1] + 2 * len(names)
+
+
+def _read_until(stop: int, paths: list[str]) -> NoReturn:
+    """Read the files again and again until the other end of a pipe is closed."""
+    status = 1
+    try:
+        while not select.select([stop], [], [], 0)[0]:
+            for path in paths:
+                assert read(path) in (b"old" * 99, b"new" * 99)
+            os.listdir(os.path.dirname(paths[0]))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _descriptors(mount: Mounted) -> int:
+    return len(os.listdir(f"/proc/{mount.process.pid}/fd"))
