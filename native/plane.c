@@ -544,7 +544,8 @@ struct node *node_of(struct node *above, const char *name, unsigned place, const
             return NULL;
         if (is_known(node, st))
             return node;
-        retire(node); /* Python finds it a new nodeid */
+        if (!node->handles)
+            retire(node); /* Python finds it a new nodeid */
         return NULL;
     }
     node = child(above, name);
@@ -684,8 +685,10 @@ static bool reply_attributes(const struct fuse_in_header *header, struct node *n
     const struct timeout valid = plane.timeouts[is_live(node)];
     struct fuse_attr_out out = {.attr_valid = valid.seconds, .attr_valid_nsec = valid.nanoseconds};
     struct stat st;
-    /* Of a directory with live lowers Python compares all. */
-    if ((node->liveness && node->lowers) || !attributes(node, &st))
+    /* Of a directory with live lowers Python compares all. It shows programs how a file that they
+     * have open has grown. */
+    if ((node->liveness && node->lowers) || !attributes(node, &st) ||
+        (node->owner == OURS && node->handles && !is_known(node, &st)))
         return false;
     fill_attributes(&out.attr, node, &st);
     reply(header->unique, 0, &out, sizeof out);

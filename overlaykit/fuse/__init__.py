@@ -14,7 +14,8 @@ it is copied up while the plane has its node (`Plane.answer_after_change`).
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 
 1. Between two awaits a task has the nodes, the open files and the layers to itself.
-2. A request awaits if it copies a file up (`Copying`), and in FSYNC and FSYNCDIR. Others are answered during the wait,
+2. A request awaits if it copies a file up (`Copying`), in FSYNC and FSYNCDIR, and in a GETATTR that tells the kernel
+   how an open file has grown in a live lower: that file is not changed meanwhile. Others are answered during the wait,
    once it takes longer than a millisecond (`Poller.in_thread`). The copy of a small file holds the others up if the
    one before took no longer than twice that; else only its sync is left to a thread.
 3. A thread changes no node, and uses descriptors that nothing else closes: a copy its own two, FSYNC one that

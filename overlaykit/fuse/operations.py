@@ -158,6 +158,7 @@ class Operations(pyfuse3.Operations):
             _NO_TIMEOUT_SECONDS if options.timeout is None else options.timeout, _NO_TIMEOUT_SECONDS
         )
         self._is_live = any(layer.live for layer in filesystem.tree.layers)
+        self._growing: set[int] = set()
         self._live_timeout = min(self._timeout, LIVE_SECONDS)
         self._copying = Copying(filesystem, poller)
         self._options = options
@@ -438,7 +439,23 @@ class Operations(pyfuse3.Operations):
         node = self.filesystem.nodes.node(inode)
         if self._is_live and isinstance(node, Directory) and node.listed:
             self._drop_old_listing(node)
+        elif self._is_live and isinstance(node, File):
+            grown = self.filesystem.files.growth(node)
+            if grown is not None:
+                self._growing.add(inode)
+                try:
+                    await self._poller.in_thread(_extend, inode, *grown)
+                finally:
+                    self._growing.discard(inode)
         return self._attributes(node)
+
+    def _require_settled(self, inode: int) -> None:
+        """Before a change of a file. Raises OSError: ESTALE while the kernel is told how it has grown in its lower.
+
+        What it is told would cover what a program writes. It looks the name up again, which leads to another node.
+        """
+        if inode in self._growing:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def _drop_old_listing(self, directory: Directory) -> None:
         """Have the kernel list a directory again, if a lower has other names than at the last listing.
@@ -460,6 +477,7 @@ class Operations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
+        self._require_settled(inode)
         changes = Changes(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -540,6 +558,8 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self.filesystem.nodes.file(inode)
         keeps = not self._is_live or self.filesystem.lookup.confirm(node)
+        if wants_to_write(flags):
+            self._require_settled(inode)
         lazily = False
         if wants_to_write(flags) and not self._no_open and self._passthrough is None:
             copy = await self._copying.copy_small(node, keep_data=not flags & os.O_TRUNC)
@@ -892,6 +912,17 @@ _STATVFS_FIELDS: Final = (
     "f_favail",
     "f_namemax",
 )
+
+
+def _extend(nodeid: int, offset: int, last: bytes) -> None:
+    """Have the kernel extend a file whose last byte is at `offset`: it takes no size from a reply.
+
+    It may wait for a READ that is under way.
+    """
+    with contextlib.suppress(OSError):  # it has forgotten the file
+        # The page with the end as it was holds zeros after that.
+        pyfuse3.invalidate_inode(nodeid)
+        pyfuse3.notify_store(nodeid, offset, last)
 
 
 def _versions(directory: Directory) -> tuple[Version, ...]:

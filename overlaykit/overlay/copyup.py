@@ -431,7 +431,7 @@ class FileCopy:
             # An empty file with a name is whole.
             self._metacopy = metacopy and regular and bool(self._stat.st_size or not node.links)
             self.size = self._stat.st_size if keep_data else 0
-            self._known_size = node.told.size if keep_data and node.told is not None else -1
+            self._known_size = node.known_size if keep_data and node.told is not None else -1
             self._keeps_original = (
                 copyup.originals >= 0
                 and copyup.quota is None  # which does not count them

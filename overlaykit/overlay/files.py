@@ -315,6 +315,21 @@ class Files:
             fail(errno.ESTALE)
         return fd
 
+    def growth(self, node: File) -> tuple[int, bytes] | None:
+        """What others have appended to an open file of a live lower since the kernel was told: where it ends now.
+
+        None if there is nothing, or a program may write to the file: then the kernel has its size. The caller tells the
+        kernel. Returns: the place of the last byte, and that byte. Raises: OSError.
+        """
+        opened = node.opened
+        if node.told is None or node.has_upper or opened is None or opened.lazily or opened.is_idle:
+            return None
+        size = os.fstat(opened.fd).st_size
+        if size <= node.known_size or node.kind != stat.S_IFREG or node.metacopy:
+            return None
+        node.mark_grown(size)
+        return size - 1, os.pread(opened.fd, 1, size - 1)
+
     def to_copy_first(self, handle: int) -> File | None:
         """The file of a handle, if it needs a copy-up before a write; else None."""
         opened = self.by_handle[handle]

@@ -102,7 +102,8 @@ class File(_Counted):
     `link_count`: the merged count of an indexed hard link; None if it is the real inode's own.
     `opened`: the open file that its handles share, while it is open.
     `told`: of a file of a live lower, the version that the kernel has; None: of a lower that does not change.
-    `fresh_ns`: when the kernel last had none of its pages. `held`: how many requests change it now.
+    `known_size`: then its size for the kernel. `fresh_ns`: when the kernel last had none of its pages.
+    `held`: how many requests change it now.
     """
 
     __slots__ = (
@@ -114,6 +115,7 @@ class File(_Counted):
         "index_name",
         "key",
         "kind",
+        "known_size",
         "link_count",
         "links",
         "lower_dir",
@@ -156,6 +158,7 @@ class File(_Counted):
         self.data = data
         self.redirect = redirect
         self.told: Version | None = None
+        self.known_size = 0
         self.fresh_ns = 0
         self.held = 0
 
@@ -176,8 +179,13 @@ class File(_Counted):
     def mark_told(self, told: Version, now_ns: int, shown: int) -> None:
         """Note what the kernel is told of it with the first reply that names it, and its st_ino."""
         self.told = told
+        self.known_size = told.size
         self.shown = shown
         self.fresh_ns = now_ns
+
+    def mark_grown(self, size: int) -> None:
+        """Note that the kernel is told of a larger size of the open file."""
+        self.known_size = size
 
     def mark_fresh(self, now_ns: int) -> None:
         """Note that the kernel drops its pages."""

@@ -96,7 +96,7 @@ def test_rule_2_requests_await_a_copy_and_a_sync_only() -> None:
         "handler": 1,  # by `_request`, for all of them
         "self._copying.copy_up": 10,
         "self._copying.copy_small": 1,
-        "self._poller.in_thread": 3,
+        "self._poller.in_thread": 4,
         # Of no request, but of what changes the layers:
         "self._quiet.wait": 1,
         "trio.to_thread.run_sync": 1,

@@ -35,6 +35,10 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
+def _has_size(fd: int, size: int) -> bool:
+    return os.fstat(fd).st_size == size
+
+
 def _begins(path: str, text: bytes) -> bool:
     return _read(path).startswith(text)
 
@@ -117,6 +121,21 @@ def test_names_and_attributes_that_change_are_seen(stack: Stack, writable: bool)
         _await(lambda: os.path.exists(f"{at}/missing") and _read(f"{at}/missing") == b"came")
         _await(lambda: os.path.isdir(f"{at}/kind") and os.listdir(f"{at}/kind") == ["in"])
         _await(lambda: os.readlink(f"{at}/link") == "b")
+
+
+@_KINDS
+@pytest.mark.parametrize("size", [5, 10 << 10], ids=["a page", "pages"])
+def test_a_program_sees_what_is_appended_to_the_file_that_it_has_open(
+    stack: Stack, writable: bool, size: int
+) -> None:
+    lower = stack.add({"log": File(b"1" * size)})
+    with _live(stack, writable=writable) as mount, open(mount.path("log"), "rb") as file:
+        assert file.read() == b"1" * size
+        for number in (1, 2):
+            _write(f"{lower}/log", b"2" * size, "ab")
+            _await(functools.partial(_has_size, file.fileno(), (number + 1) * size))
+            assert file.read() == b"2" * size
+            assert len(_read(mount.path("log"))) == (number + 1) * size
 
 
 def test_what_a_program_has_mapped_and_writes_to_is_seen(stack: Stack) -> None:
