@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
+import select
 import stat
+from typing import NoReturn
 
 from overlaykit.fuse import control
 from overlaykit.overlay import freezing
@@ -211,3 +214,53 @@ def test_hard_links_of_a_lower_stay_one_file(stack: Stack) -> None:
         assert os.stat(mount.path("b")).st_nlink == 1
         with open(mount.path("b"), "rb") as file:
             assert file.read() == b"fourth"
+
+
+FREEZES = 100 if "OVERLAYKIT_PROOFS" in os.environ else 10
+
+
+def test_writers_that_never_stop_lose_nothing_and_no_frozen_layer_changes(stack: Stack) -> None:
+    stack.add({f"d{number % 3}/f{number}": File(b"") for number in range(20)})
+    with mounted(stack) as mount:
+        stop, stopped = os.pipe()
+        writers: list[int] = []
+        for number in range(2):
+            writers.append(os.fork())
+            if writers[-1] == 0:
+                os.close(stopped)
+                _write_until(stop, mount, number)
+        layers = [freeze(mount, stack, f"at{number}") for number in range(FREEZES)]
+        digests = [digest(layer) for layer in layers[:-1]]
+        layers.append(freeze(mount, stack, "last"))
+        assert [digest(layer) for layer in layers[: len(digests)]] == digests
+        os.close(stop)
+        os.close(stopped)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) for writer in writers]
+        assert statuses == [0, 0]
+
+
+def _write_until(stop: int, mount: Mounted, number: int) -> NoReturn:
+    """Append to files, and read back all that was written, until the other end of a pipe is closed."""
+    status = 1
+    try:
+        chance = random.Random(number)
+        sizes = {f"d{one % 3}/f{one}": 0 for one in range(number, 20, 2)}
+        held = os.open(mount.path(f"held{number}"), os.O_RDWR | os.O_CREAT)
+        written = 0
+        while not select.select([stop], [], [], 0)[0]:
+            name = chance.choice([*sizes])
+            with open(mount.path(name), "ab") as file:
+                file.write(b"12345678")
+            sizes[name] += 8
+            written += os.write(held, b"abcd")
+            with open(mount.path(name), "rb") as file:
+                assert file.read() == b"12345678" * (sizes[name] // 8)
+            if written % 40 == 0:
+                made = mount.path(f"d{number}/made")
+                os.mkdir(made)
+                os.rename(made, mount.path(f"d{number}/other"))
+                os.rmdir(mount.path(f"d{number}/other"))
+        assert os.pread(held, written + 1, 0) == b"abcd" * (written // 4)
+        status = 0
+    finally:
+        os._exit(status)
