@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from overlaykit.views.named import NamedView
+    from overlaykit.views.registry import RunningView
 
 
 class UpperElsewhere(Error):
@@ -70,6 +71,17 @@ def refuse_links(view: NamedView, args: Any) -> None:
 
     if drivers.chosen(args.driver) == drivers.KERNEL and snapshots.has_links(view):
         raise LinksOfKernel(view.name)
+
+
+def running(view: NamedView) -> RunningView | None:
+    """What shows a view now; None: it is stopped."""
+    from overlaykit.views.registry import NotRunning, Registry
+
+    with contextlib.suppress(NotRunning):
+        found = Registry().find(view.name)
+        if view.kept.is_same(found.about.kept):
+            return found
+    return None
 
 
 @contextlib.contextmanager

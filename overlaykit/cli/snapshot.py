@@ -31,10 +31,20 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import snapshots
 
     view, given = points.opened(args.view)
-    with points.stopped(view):
-        points.refuse_links(view, given)
+    layers = points.layers_of(given)
+    running = points.running(view)
+    if running is not None:
+        from overlaykit.views import freezing
+
+        def freeze(path: str) -> None:
+            freezing.freeze(running, path)
+
         made = snapshots.take(
-            view, name=args.name, message=args.message, layers=points.layers_of(given)
+            view, name=args.name, message=args.message, layers=layers, freeze=freeze
         )
+    else:
+        with points.stopped(view):
+            points.refuse_links(view, given)
+            made = snapshots.take(view, name=args.name, message=args.message, layers=layers)
     print(made.id)
     return 0

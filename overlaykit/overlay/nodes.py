@@ -273,6 +273,7 @@ class File(_Counted):
         self.release_inode()
         self.lower_key, self.key = self.key, 0
         self.has_upper = False
+        self.told = None  # the mount itself may have changed it since, and nothing does from now on
         self.index_name = self.redirect = None
 
     def mark_found_in(self, lower_dir: LayerDir, name: bytes) -> None:

@@ -378,3 +378,25 @@ def test_what_cannot_be_done_is_said_in_a_line(space: Workspace) -> None:
     os.rename(space.directory(made), space.directory(made) + ".away")
     assert user.refused("start", "-a", "v").startswith(f"v: its snapshot {made} is gone")
     os.rename(space.directory(made) + ".away", space.directory(made))
+
+
+@only_with(driver="fuse")
+@in_workspace
+def test_a_running_view_goes_on_while_it_is_frozen(space: Workspace) -> None:
+    user = space.user
+    space.run("echo one >/tmp/in-file")
+    space._script("exec sleep 1000")
+    user.succeeds("start", "v")
+    user.succeeds("exec", "v", "sh", "-c", "echo two >>/tmp/in-file; echo n >/tmp/in-new")
+    made = space.snapshot("s")
+    before = digest(space.directory(made))
+    show = ("exec", "v", "cat", "/tmp/in-file", "/tmp/in-new")
+    assert user.succeeds(*show) == "one\ntwo\nn\n"
+    user.succeeds("exec", "v", "sh", "-c", "echo three >>/tmp/in-file; rm /tmp/in-new")
+    assert changes(user, "v@s..") == {"/tmp/in-file": "changed", "/tmp/in-new": "deleted"}
+    assert changes(user, "v") == {"/tmp/in-file": "added"}
+    user.succeeds("stop", "v")
+    assert space.run("cat /tmp/in-file; ls /tmp/in-new 2>/dev/null || true") == "one\ntwo\nthree\n"
+    assert user.succeeds("restore", "--discard", "v", "s") == ""
+    assert space.run("cat /tmp/in-file /tmp/in-new") == "one\ntwo\nn\n"
+    assert digest(space.directory(made)) == before
