@@ -33,9 +33,9 @@ _UNKNOWN: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)
 
 
 def expire(device: int, names: Iterable[tuple[int, Iterable[bytes]]]) -> None:
-    """Have the kernel ask again for names in directories, and for the attributes of these. Raises: OSError."""
+    """Have the kernel ask again for names in directories, and for what these are and list. Raises: OSError."""
     for nodeid, some in names:
-        _send(device, _native.FUSE_NOTIFY_INVAL_INODE, _INODE.pack(nodeid, -1, 0))
+        _send(device, _native.FUSE_NOTIFY_INVAL_INODE, _INODE.pack(nodeid, 0, 0))
         for name in some:
             head = _ENTRY.pack(nodeid, len(name), _EXPIRE_ONLY)
             _send(device, _native.FUSE_NOTIFY_INVAL_ENTRY, head + name + b"\0")

@@ -117,6 +117,19 @@ def test_the_next_open_shows_the_new_stack_and_open_files_what_they_had(stack: S
         have(mount, (-1,), stack.lowers[0])
 
 
+def test_a_list_that_the_kernel_keeps_is_dropped(stack: Stack) -> None:
+    """The kernel knows none of the names of a long list, and the times of the directory are the upper's, which stay."""
+    below = [f"name-{number}" for number in range(1000)]
+    stack.add({f"d/{name}": File(b"") for name in below})
+    new = layer(stack, {"d/added": File(b"added")})
+    with mounted(stack) as mount:
+        os.chmod(mount.path("d"), 0o700)
+        have(mount, (-1, *PRESENT), new)
+        assert sorted(os.listdir(mount.path("d"))) == ["added", *sorted(below)]
+        have(mount, (1,))
+        assert sorted(os.listdir(mount.path("d"))) == sorted(below)
+
+
 def test_a_mount_on_a_directory_and_a_working_directory_stay(stack: Stack) -> None:
     stack.add({"usr/bin/tool": File(b"old"), "proc/x": File(b"x")})
     new = layer(stack, {"usr/bin/tool": File(b"new"), "proc/y": File(b"y")})
