@@ -376,9 +376,7 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
             lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
         )
         try:
-            # A frozen layer does not change: only the mount itself did, before it was frozen.
-            is_live = node.told is not None and not lower.layer.frozen
-            if is_live and Version.of(st) != node.told:
+            if node.told is not None and Version.of(st) != node.told:
                 fail(errno.ESTALE, node.lower_name)
             if node.data is None and st.st_size and node.kind == stat.S_IFREG:
                 copyup.metacopies.learn(node, fd)
@@ -433,8 +431,7 @@ class FileCopy:
             # An empty file with a name is whole.
             self._metacopy = metacopy and regular and bool(self._stat.st_size or not node.links)
             self.size = self._stat.st_size if keep_data else 0
-            is_live = node.told is not None and not lower.layer.frozen
-            self._known_size = node.known_size if keep_data and is_live else -1
+            self._known_size = node.known_size if keep_data and node.told is not None else -1
             self._keeps_original = (
                 copyup.originals >= 0
                 and copyup.quota is None  # which does not count them

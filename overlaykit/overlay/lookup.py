@@ -215,7 +215,8 @@ class Lookup:
         if existing is not None and existing.kind == kind:  # another name of an indexed file
             existing.learn_link_count(node.link_count)
             return existing, found
-        if not node.has_upper and directory.is_live:
+        # A frozen layer lies above those that others change.
+        if not node.has_upper and directory.is_live and not found.layer_dir.layer.frozen:
             node.mark_told(Version.of(found.stat), time.time_ns(), preferred)
         table.add(node, preferred)
         table.register(node)
