@@ -103,15 +103,19 @@ def syscalls() -> str:
         if isinstance(one, ast.FunctionDef):
             given = one.args.posonlyargs
             required = len(given) - len(one.args.defaults)
-            defaults = [""] * required + [f"={ast.unparse(value)}" for value in one.args.defaults]
             letters = WORDS[one.name]
             types = letters[:required] + ("|" + letters[required:]) * bool(one.args.defaults)
             answers = _ANSWERS[ast.unparse(one.returns or ast.Constant(None))]
-            parameters = ", ".join(
-                argument.arg + default for argument, default in zip(given, defaults, strict=True)
-            )
+            parameters = ", ".join(_parameters(one))
             lines.append(f'ROW({one.name}, "{types}", {answers}, "{parameters}")\n')
     return "".join(lines)
+
+
+def _parameters(function: ast.FunctionDef) -> list[str]:
+    """The names of the parameters of a function, with their defaults."""
+    given, values = function.args.posonlyargs, function.args.defaults
+    defaults = [""] * (len(given) - len(values)) + [f"={ast.unparse(value)}" for value in values]
+    return [one.arg + default for one, default in zip(given, defaults, strict=True)]
 
 
 def methods() -> str:
@@ -120,7 +124,7 @@ def methods() -> str:
     lines = []
     for one in ast.parse(_contract().partition(_AFTER_CALLS)[2]).body:
         if isinstance(one, ast.FunctionDef):
-            names = [argument.arg for argument in one.args.posonlyargs]
+            names = _parameters(one)
             flags = kinds.get(len(names), "METH_VARARGS")
             parameters = "".join(f", {name}" for name in names)
             lines.append(f'METHOD({one.name}, {flags}, "{parameters}")\n')

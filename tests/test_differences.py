@@ -16,6 +16,10 @@ DAEMON, USERS = "fuse/test_copyup.py", "cli/test_mount_of_a_user.py"
 BEHAVIOURS, DISK = "posix/behaviours", "crash/test_failing_disk.py"
 
 ROWS = {
+    "A crash of the machine after a copy-up": [
+        "crash/test_power_loss.py::test_a_power_cut_after_any_operation_leaves_every_file_whole",
+        "crash/test_power_loss.py::test_a_power_cut_on_a_volatile_mount_empties_what_was_copied",
+    ],
     "The end of a mount or of a view": [
         "crash/test_power_loss.py::test_what_a_program_has_synced_outlives_a_power_cut"
     ],

@@ -142,5 +142,5 @@ def test_files_of_stored_layers_are_opened_without_requests_and_others_only_if_a
         # The answer to the first one is that none shall come.
         opens = sum(one["count"] for one in found if one["request"] == "open")
         assert (opens <= 1, opens >= 9) == (is_without, not is_without), (given, opens)
-        reason = "overlaykit: no_open=on: without effect here: the host's files may change"
+        reason = "overlaykit: no_open=on: without effect here: the files of a layer may change"
         assert said.startswith(reason) if "host" in given else not said

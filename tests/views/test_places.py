@@ -49,7 +49,9 @@ def test_a_read_only_view_needs_no_home(user: TestUser, kind: str) -> None:
     check_command_runs(user, HOMES[kind], "--read-only")
 
 
-CLEAN = "while find /tmp /run -xdev -name 'overlaykit*' | grep -q .; do sleep 0.01; done"
+CLEAN = (
+    "while find /tmp /run -xdev -name 'overlaykit*' 2>/dev/null | grep -q .; do sleep 0.01; done"
+)
 """Wait until nothing is left: the daemon cleans up after the end of its view."""
 
 
