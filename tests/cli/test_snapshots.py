@@ -23,7 +23,7 @@ from .test_named import removed
 
 pytestmark = with_both_drivers
 
-MOST: Final = 100 if "OVERLAYKIT_PROOFS" in os.environ else 5
+MOST: Final = 100 if "OVERLAYKIT_PROOFS" in os.environ else 3
 OPERATIONS: Final = 40
 FROZEN_STEPS: Final = tuple(one for one in STEPS if one.startswith("snapshot."))
 LOOK: Final = (
