@@ -137,6 +137,7 @@ def operations(choice: random.Random) -> str:
 @pytest.mark.as_each_user
 @in_workspace
 def test_each_snapshot_shows_what_the_view_showed_and_never_changes(space: Workspace) -> None:
+    space.user.set_deadline(30 + 10 * MOST)
     choice = random.Random(18)
     seen, hashes = [], []
     for number in range(MOST):
