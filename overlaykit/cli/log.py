@@ -11,7 +11,6 @@ from overlaykit.record import Record
 if TYPE_CHECKING:
     from overlaykit.views.snapshots import Snapshot
 
-_UNITS: Final = ("", "K", "M", "G", "T")
 _EPILOG: Final = """\
 The newest comes first. '*' marks the one on which what the view writes now lies, '-' one that the view does not show
 any more, since 'overlaykit restore'. The size is what the snapshot alone takes on the disk."""
@@ -56,12 +55,13 @@ def main(arguments: list[str]) -> int:
         print(codec.encode_pretty(found))
         return 0
     from overlaykit.cli.table import show
+    from overlaykit.cli.top import size
 
     marks = {"current": "*", "below": "", "left": "-"}
     show(
         ("", "ID", "NAME", "MADE", "SIZE", "MESSAGE"),
         (
-            (marks[one.state], one.id, one.name, _time(one.time), _size(one.size), one.message)
+            (marks[one.state], one.id, one.name, _time(one.time), size(one.size), one.message)
             for one in found
         ),
     )
@@ -84,10 +84,3 @@ def _logged(one: Snapshot, size: int, shown: list[str]) -> Logged:
 
 def _time(nanoseconds: int) -> str:
     return f"{datetime.datetime.fromtimestamp(nanoseconds / 1e9):%F %T}"
-
-
-def _size(number: int) -> str:
-    value, unit = float(number), 0
-    while value >= 1024 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.1f}{_UNITS[unit]}" if unit else str(number)

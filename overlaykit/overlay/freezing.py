@@ -4,8 +4,8 @@
     FROZEN/upper, FROZEN/.upper.overlaykit   the frozen upper and its work directory, whose index belongs to the layer
     FROZEN/next, FROZEN/.next.overlaykit     the new ones, until they take the names of the others
 
-All lie on one file system. They change places by four renames; `recover` finishes or undoes them after a crash. Nothing
-is written to an upper between these.
+All lie on one file system. They change places by four renames. Nothing is written to an upper between these. Who asked
+for it finishes or undoes them after a crash (`views.snapshots`), and freezes an upper that no mount uses.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import attributes, inodes, projects
+from overlaykit import attributes, projects
 from overlaykit.lean import NamedTuple
 from overlaykit.overlay import features, originals
 from overlaykit.overlay.beside import work_beside
-from overlaykit.overlay.markers import OVERLAY_PREFIXES
 from overlaykit.rmtree import rmtree
 from overlaykit.scope import suppress
 
@@ -146,47 +145,3 @@ def open_places(upper: str, work: str, frozen: str) -> Places:
 def close_places(places: Places) -> None:
     for fd in (places.above_upper, places.above_work, places.frozen):
         os.close(fd)
-
-
-def freeze_stopped(upper: str, work: str, frozen: str, prefix: bytes | None) -> None:
-    """Freeze an upper that no mount uses. `prefix`: as of `make_next`. Raises: OSError, with nothing changed."""
-    places = open_places(upper, work, frozen)
-    try:
-        make_next(places, _copy, prefix).close()
-        try:
-            change_places(places)
-        except BaseException:
-            remove_next(places.frozen)
-            raise
-    finally:
-        close_places(places)
-
-
-def _copy(source: int, target: int) -> None:
-    st = os.fstat(source)
-    inodes.copy(
-        source, target, data=False, uid=st.st_uid, gid=st.st_gid, skip_xattrs=OVERLAY_PREFIXES
-    )
-
-
-def recover(upper: str, work: str, frozen: str) -> bool:
-    """Finish a freeze that a crash has cut off, or undo it. Returns: whether the upper is frozen now. Raises: OSError.
-
-    Requires: no mount uses the upper.
-    """
-    places = open_places(upper, work, frozen)
-    try:
-        if attributes.stat_or_none(places.frozen, os.fsencode(UPPER)) is None:
-            if attributes.stat_or_none(places.above_work, os.fsencode(places.work)) is None:
-                os.rename(WORK, places.work, src_dir_fd=places.frozen, dst_dir_fd=places.above_work)
-            remove_next(places.frozen)
-            return False
-        for name, above, new_name in (
-            (_NEXT, places.above_upper, places.upper),
-            (_NEXT_WORK, places.above_work, places.work),
-        ):
-            if attributes.stat_or_none(places.frozen, os.fsencode(name)) is not None:
-                os.rename(name, new_name, src_dir_fd=places.frozen, dst_dir_fd=above)
-        return True
-    finally:
-        close_places(places)

@@ -71,10 +71,6 @@ class ViewRuns(Error):
     message = "{0}: the view is running: end it first ('overlaykit stop {0}')"
 
 
-class NotStopped(Error):
-    message = "{0}: the view does not end: 'overlaykit kill {0}' ends it"
-
-
 class Definition(Record, kw_only=True):
     """What `overlaykit run` was asked for, to be asked for again."""
 
