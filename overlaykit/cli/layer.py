@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import errno
 import os
 from typing import Final, NoReturn
@@ -12,7 +11,7 @@ from overlaykit.cli import progress
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.interruption import Interruption
 from overlaykit.cli.options import Usage
-from overlaykit.cli.table import show
+from overlaykit.cli.table import show, time_of
 from overlaykit.errors import Error
 from overlaykit.layers import Layer, Store, StoredLayer, resolve
 
@@ -98,10 +97,9 @@ def _add(store: Store, name: str, source: str, *, base: Layer) -> None:
 def _row(layer: StoredLayer) -> tuple[str, ...]:
     from rich.filesize import decimal
 
-    added = datetime.datetime.fromtimestamp(layer.created / 1e9)
     return (
         layer.name,
-        f"{added:%F %T}",
+        time_of(layer.created),
         decimal(layer.bytes),
         str(layer.files),
         layer.source,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
@@ -54,14 +53,14 @@ def main(arguments: list[str]) -> int:
 
         print(codec.encode_pretty(found))
         return 0
-    from overlaykit.cli.table import show
+    from overlaykit.cli.table import show, time_of
     from overlaykit.cli.top import size
 
     marks = {"current": "*", "below": "", "left": "-"}
     show(
         ("", "ID", "NAME", "MADE", "SIZE", "MESSAGE"),
         (
-            (marks[one.state], one.id, one.name, _time(one.time), size(one.size), one.message)
+            (marks[one.state], one.id, one.name, time_of(one.time), size(one.size), one.message)
             for one in found
         ),
     )
@@ -80,7 +79,3 @@ def _logged(one: Snapshot, size: int, shown: list[str]) -> Logged:
         size=size,
         state=state,
     )
-
-
-def _time(nanoseconds: int) -> str:
-    return f"{datetime.datetime.fromtimestamp(nanoseconds / 1e9):%F %T}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import shlex
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.options import Usage
-from overlaykit.cli.table import show
+from overlaykit.cli.table import show, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +97,7 @@ def _show_apps(args: argparse.Namespace) -> None:
                 one.view,
                 _state_of_app(one),
                 "" if one.pid is None else str(one.pid),
-                "" if one.started is None else _time(one.started),
+                "" if one.started is None else time_of(one.started),
                 " ".join(one.ports),
                 " ".join(one.depends_on),
                 shlex.join(one.command),
@@ -161,7 +160,7 @@ def _row(one: Listed, *, with_state: bool) -> tuple[str, ...]:
         about.name,
         *state,
         str(about.pid),
-        _time(about.started),
+        time_of(about.started),
         ":".join(about.layers),
         about.upper or "",
         " ".join(about.ports),
@@ -177,10 +176,6 @@ def _command(definition: Definition) -> Sequence[str]:
         return run.parse(list(definition.arguments))[1]
     except Usage:
         return definition.arguments
-
-
-def _time(nanoseconds: int) -> str:
-    return f"{datetime.datetime.fromtimestamp(nanoseconds / 1e9):%F %T}"
 
 
 def _where(about: About) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,11 @@ def show(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))  # brackets in a name are no markup
     console(_UNFOLDED).print(table)
+
+
+def time_of(nanoseconds: int) -> str:
+    """A time since the epoch, for people: here, to the second."""
+    return f"{datetime.datetime.fromtimestamp(nanoseconds / 1e9):%F %T}"
 
 
 def console(columns: int) -> Console:
